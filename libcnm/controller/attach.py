@@ -1,0 +1,400 @@
+"""The verbs join and leave: an endpoint becomes, or stops being, an interface in a sandbox of this host.
+
+Verb protocol (design, section 5): the intent and the attachment are recorded as preparing; the kernel is changed; the
+attachment becomes ready, and only now names and peers know of it. Leaving goes the other way round: first no longer
+ready, then the kernel, then free. Every step can be the last one before a crash: :mod:`libcnm.controller.recovery` undoes
+a join and finishes a leave with the functions of this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from libcnm.contracts.driver import Driver, NetworkView
+from libcnm.controller import desired, port_claims, sandbox_files
+from libcnm.controller.context import Context
+from libcnm.controller.delta import delta
+from libcnm.controller.desired import Plug
+from libcnm.controller.repository import Repository, Stored, drop, put, retrying
+from libcnm.errors import AlreadyExists, CnmError, Forbidden, InUse, Invalid, NotFound
+from libcnm.kv.base import Transaction
+from libcnm.model import keys
+from libcnm.model.addresses import overlaps
+from libcnm.model.deadline import Deadline
+from libcnm.model.records import Attachment, EndpointRecord, Intent, NameClaim, NetworkRecord, Presence, SandboxRecord
+from libcnm.model.resource import Resource
+
+
+@attrs.frozen
+class _Join:
+    """What a join works with, once everything has been read and checked under the locks."""
+
+    driver: Driver
+    repository: Repository
+    network: NetworkView
+    sandbox: SandboxRecord
+    others: tuple[Plug, ...]
+    endpoint: EndpointRecord
+    presence: Presence | None
+
+    @property
+    def plug(self) -> Plug:
+        return Plug(self.driver, self.network, self.endpoint)
+
+    @property
+    def activates(self) -> bool:
+        """True when this attachment brings the network to this host."""
+        return self.presence is not None
+
+
+def join(
+    context: Context,
+    network: NetworkRecord,
+    endpoint: EndpointRecord,
+    sandbox: SandboxRecord,
+    deadline: Deadline,
+    *,
+    priority: int = 0,
+    request_id: str = "",
+) -> EndpointRecord:
+    """Attach an endpoint to a sandbox of this host; the record as committed, when names and peers know of it."""
+    if not isinstance(priority, int) or abs(priority) > 1_000_000:
+        raise Invalid("priority", priority, "is not an integer of at most a million")
+    driver = context.registry.driver(network.driver)
+    with context.doors.locks.acquire_all(_locks(driver, network, endpoint.id, sandbox.id), deadline=deadline):
+        if request_id:
+            known = context.endpoint(network.scope, network.id, endpoint.id, deadline).record
+            if known.attachment is not None and known.attachment.request_id == request_id:
+                return known
+        work = retrying(
+            deadline,
+            f"joining endpoint {endpoint.name!r}",
+            lambda: _prepare(context, driver, network, endpoint, sandbox, priority, request_id, deadline),
+        )
+        try:
+            before, after = _difference(context, work)
+            context.engine.apply(delta(before, after), deadline=deadline)
+            sandbox_files.write(context, work.sandbox, [*work.others, work.plug])
+            record = _commit(context, work, deadline)
+        except CnmError:
+            _undo(context, work)
+            raise
+    context.announce(deadline)
+    return record
+
+
+def _locks(driver: Driver, network: NetworkRecord, endpoint_id: str, sandbox_id: str) -> tuple[tuple[str, bool], ...]:
+    # Joins to one network run side by side, unless they bring it to the host or take it away.
+    shared = driver.capabilities.presence == "created"
+    return ((network.id, shared), (endpoint_id, False), (sandbox_id, False))
+
+
+# -- join, step by step ----------------------------------------------------------------------------------------------------
+
+
+def _prepare(
+    context: Context,
+    driver: Driver,
+    network: NetworkRecord,
+    endpoint: EndpointRecord,
+    sandbox: SandboxRecord,
+    priority: int,
+    request_id: str,
+    deadline: Deadline,
+) -> _Join:
+    """Read, check, and record the attachment as preparing, with the intent."""
+    repository = context.repository(network.scope)
+    stored_network = context.network(network.scope, network.id, deadline)
+    stored = context.endpoint(network.scope, network.id, endpoint.id, deadline)
+    place = context.sandbox(sandbox.id, deadline).record
+    others = tuple(context.plugs(sandbox.id, deadline))
+    _check(context, driver, stored_network.record, stored.record, place, others)
+    operation = context.new_operation()
+    presence, view = _presence(context, driver, stored_network.record, deadline)
+    attachment = Attachment(
+        host=context.host_name,
+        sandbox_id=place.id,
+        container_id=place.container_id,
+        namespace=place.namespace,
+        interface=_interface(driver, stored_network.record, others),
+        hostname=place.hostname,
+        priority=priority,
+        vtep=context.facts(driver).vtep if network.scope == "global" else None,
+        ports=port_claims.choose(context, driver, stored_network.record, stored.record, deadline),
+        operation=operation,
+        request_id=request_id,
+        boot_id=context.doors.kernel.boot_id,
+    )
+    record = attrs.evolve(stored.record, attachment=attachment)
+    intent = Intent(
+        operation=operation,
+        verb="join",
+        scope=network.scope,
+        locks=(network.id, endpoint.id, sandbox.id),
+        network_id=network.id,
+        endpoint_id=endpoint.id,
+        sandbox_id=sandbox.id,
+        attachment=attachment,
+        started=round(context.doors.clock.wall(), 3),
+        boot_id=context.doors.kernel.boot_id,
+    )
+    here = context.begin(intent) + put(_ledger(network, record), NameClaim(record.id, operation))
+    here += port_claims.claim(context, record, attachment.ports, deadline)
+    if presence is not None:
+        here += put(keys.presence(network.id), presence)
+    theirs = stored.replace(record) + stored_network.same
+    if repository is context.local:
+        context.local.commit(here + theirs, deadline, durable=False)
+    else:
+        context.local.commit(here, deadline, durable=False)
+        try:
+            repository.commit(theirs, deadline)
+        except CnmError:
+            context.local.commit(_withdrawn(context, network, record, operation, deadline), deadline, durable=False)
+            raise
+    return _Join(driver, repository, view, place, others, record, presence)
+
+
+def _check(
+    context: Context,
+    driver: Driver,
+    network: NetworkRecord,
+    endpoint: EndpointRecord,
+    sandbox: SandboxRecord,
+    others: Iterable[Plug],
+) -> None:
+    """libnetwork's order: the sandbox, then whether the endpoint is free, then whether the two fit."""
+    if sandbox.state != "ready":
+        raise Forbidden(f"sandbox {sandbox.container_id!r} is {sandbox.state}", hint="use another, or wait until it is ready")
+    held = endpoint.attachment
+    if held is not None:
+        raise InUse(
+            "endpoint", endpoint.name, [f"container {held.container_id} on host {held.host}"], hint="leave() it first"
+        )
+    if network.state == "deleting":
+        raise Forbidden(f"network {network.name!r} is being deleted")
+    wants_host = driver.capabilities.host_namespace
+    if wants_host is not None and wants_host != (sandbox.namespace == ""):
+        kind = "only sandboxes of the host's own namespace" if wants_host else "no sandbox of the host's own namespace"
+        raise Forbidden(f"network {network.name!r} of driver {driver.name!r} takes {kind}")
+    for plug in others:
+        for one in plug.network.record.subnets:
+            for other in network.subnets:
+                if overlaps(one, other):
+                    raise Forbidden(
+                        f"{network.name!r} ({other}) overlaps {plug.network.record.name!r} ({one}) in this sandbox",
+                        hint="leave the other network first",
+                    )
+
+
+def _presence(
+    context: Context, driver: Driver, record: NetworkRecord, deadline: Deadline
+) -> tuple[Presence | None, NetworkView]:
+    """The presence to write when this attachment brings the network here, and the network as its driver sees it."""
+    if driver.capabilities.presence == "created":
+        return None, NetworkView(record)
+    found = context.local.presence(record.id, deadline)
+    boot_id = context.doors.kernel.boot_id
+    if found is not None and found.record.active and found.record.boot_id == boot_id:
+        return None, NetworkView(record, found.record.epoch)
+    epoch = 1 if found is None else found.record.epoch + 1
+    return Presence(record.id, epoch, True, boot_id), NetworkView(record, epoch)
+
+
+def _interface(driver: Driver, network: NetworkRecord, others: Iterable[Plug]) -> str:
+    if not driver.capabilities.addresses:
+        return ""
+    prefix = driver.interface_prefix(network)
+    used = {plug.place.interface for plug in others}
+    return next(name for name in (f"{prefix}{number}" for number in range(len(used) + 1)) if name not in used)
+
+
+def _ledger(network: NetworkRecord, record: EndpointRecord) -> str:
+    assert record.attachment is not None, "only attachments are in the ledger"
+    return keys.attachment(record.attachment.sandbox_id, network.scope, network.id, record.id)
+
+
+def _difference(context: Context, work: _Join) -> tuple[list[Resource], list[Resource]]:
+    facts = context.facts(work.driver)
+    before = desired.sandbox(facts, work.others)
+    after = desired.sandbox(facts, [*work.others, work.plug])
+    if work.activates:
+        after.extend(work.driver.network(facts, work.network))
+    return before, after
+
+
+def _commit(context: Context, work: _Join, deadline: Deadline) -> EndpointRecord:
+    place = work.plug.place
+    ready = attrs.evolve(work.endpoint, attachment=attrs.evolve(place, state="ready", operation=""))
+    stored = _mine(work.repository, work.endpoint, place.operation, deadline)
+    cleared = drop(keys.intent(place.operation))
+    if work.repository is context.local:
+        context.local.commit(stored.replace(ready) + cleared, deadline)
+    else:
+        work.repository.commit(stored.replace(ready), deadline)
+        context.local.commit(cleared, deadline, durable=False)
+    return ready
+
+
+def _mine(repository: Repository, record: EndpointRecord, operation: str, deadline: Deadline) -> Stored[EndpointRecord]:
+    stored = repository.endpoint(record.network_id, record.id, deadline)
+    if stored is None or stored.record.attachment is None or stored.record.attachment.operation != operation:
+        raise NotFound("attachment of endpoint", record.name, hint="it was taken for half-done and undone meanwhile")
+    return stored
+
+
+def _undo(context: Context, work: _Join) -> None:
+    """After a failure that the engine has already reversed: give back the records; recovery does what fails here."""
+    deadline = context.doors.clock.deadline(context.settings.timeout)
+    try:
+        release(context, work.network.record, work.endpoint, work.plug.place, deadline)
+        sandbox_files.write(context, work.sandbox, work.others)
+    except CnmError as error:
+        context.log.error("join of endpoint %s could not be undone yet: %s", work.endpoint.id[:12], error)
+
+
+# -- leave -----------------------------------------------------------------------------------------------------------------
+
+
+def leave(context: Context, network: NetworkRecord, endpoint: EndpointRecord, deadline: Deadline) -> None:
+    """Detach an endpoint from its sandbox on this host. Its addresses and name stay its own."""
+    place = endpoint.attachment
+    if place is None:
+        raise Forbidden(f"endpoint {endpoint.name!r} is attached to no sandbox")
+    if place.host != context.host_name:
+        raise InUse(
+            "endpoint",
+            endpoint.name,
+            [f"container {place.container_id} on host {place.host}"],
+            hint=f"only host {place.host} can detach it: run this there",
+        )
+    driver = context.registry.driver(network.driver)
+    with context.doors.locks.acquire_all(_locks(driver, network, endpoint.id, place.sandbox_id), deadline=deadline):
+        operation = context.new_operation()
+        record = retrying(
+            deadline,
+            f"leaving endpoint {endpoint.name!r}",
+            lambda: _withdraw(context, network, endpoint, operation, deadline),
+        )
+        finish_leave(context, driver, network, record, deadline)
+    context.announce(deadline)
+
+
+def _withdraw(
+    context: Context, network: NetworkRecord, endpoint: EndpointRecord, operation: str, deadline: Deadline
+) -> EndpointRecord:
+    """Record that the endpoint is leaving: from now on no name and no peer row leads to it."""
+    repository = context.repository(network.scope)
+    stored = context.endpoint(network.scope, network.id, endpoint.id, deadline)
+    place = stored.record.attachment
+    if place is None or place.host != context.host_name:
+        raise Forbidden(f"endpoint {endpoint.name!r} is attached to no sandbox of this host")
+    leaving = attrs.evolve(place, state="leaving", operation=operation)
+    record = attrs.evolve(stored.record, attachment=leaving)
+    intent = Intent(
+        operation=operation,
+        verb="leave",
+        scope=network.scope,
+        locks=(network.id, endpoint.id, place.sandbox_id),
+        network_id=network.id,
+        endpoint_id=endpoint.id,
+        sandbox_id=place.sandbox_id,
+        attachment=leaving,
+        started=round(context.doors.clock.wall(), 3),
+        boot_id=context.doors.kernel.boot_id,
+    )
+    if repository is context.local:
+        context.local.commit(context.begin(intent) + stored.replace(record), deadline, durable=False)
+    else:
+        context.local.commit(context.begin(intent), deadline, durable=False)
+        repository.commit(stored.replace(record), deadline)
+    return record
+
+
+def finish_leave(
+    context: Context, driver: Driver, network: NetworkRecord, record: EndpointRecord, deadline: Deadline
+) -> None:
+    """The part of a leave that can only go forward, and the undoing of a join; also what recovery calls.
+
+    ``record`` still has its attachment. The locks are held.
+    """
+    place = record.attachment
+    assert place is not None, "there is something to leave"
+    facts = context.facts(driver)
+    view = context.view(network, deadline)
+    plugs = context.plugs(place.sandbox_id, deadline)
+    others = [plug for plug in plugs if plug.endpoint.id != record.id]
+    before = desired.sandbox(facts, [*others, Plug(driver, view, record)])
+    if driver.capabilities.presence == "attached" and not _others_here(context, network, record, deadline):
+        before.extend(driver.network(facts, view))
+    known = {resource.identity for resource in before}
+    shared = still_published(context, driver, view, record, deadline)
+    after = [*desired.sandbox(facts, others), *(resource for resource in shared if resource.identity in known)]
+    context.engine.carry_out(delta(before, desired.unique(after)), deadline=deadline)
+    release(context, network, record, place, deadline)
+    sandbox = context.local.sandbox(place.sandbox_id, deadline)
+    if sandbox is not None:
+        sandbox_files.write(context, sandbox.record, others)
+
+
+def still_published(
+    context: Context, driver: Driver, view: NetworkView, record: EndpointRecord, deadline: Deadline
+) -> list[Resource]:
+    """What other endpoints of the network publish here: parts of it (a bridge's sysctl) may be shared with ``record``."""
+    place = record.attachment
+    if place is None or not place.ports:
+        return []
+    found: list[Resource] = []
+    for stored in context.repository(view.record.scope).endpoints(view.record.id, deadline):
+        other = stored.record.attachment
+        if stored.record.id != record.id and other is not None and other.host == context.host_name and other.ports:
+            found.extend(driver.publication(context.facts(driver), view, stored.record))
+    return desired.unique(found)
+
+
+def _others_here(context: Context, network: NetworkRecord, record: EndpointRecord, deadline: Deadline) -> bool:
+    for stored in context.repository(network.scope).endpoints(network.id, deadline):
+        place = stored.record.attachment
+        if stored.record.id != record.id and place is not None and place.host == context.host_name:
+            return True
+    return False
+
+
+def release(
+    context: Context, network: NetworkRecord, record: EndpointRecord, place: Attachment, deadline: Deadline
+) -> None:
+    """The attachment ends in the records: free for any host, the ledger line, ports, presence and intent gone."""
+    repository = context.repository(network.scope)
+
+    def attempt() -> None:
+        stored = repository.endpoint(network.id, record.id, deadline)
+        theirs = Transaction()
+        if stored is not None and stored.record.attachment is not None and stored.record.attachment.operation == place.operation:
+            theirs = stored.replace(attrs.evolve(stored.record, attachment=None))
+        here = _withdrawn(context, network, attrs.evolve(record, attachment=place), place.operation, deadline)
+        if repository is context.local:
+            context.local.commit(theirs + here, deadline)
+        else:
+            if theirs.writes:
+                repository.commit(theirs, deadline)
+            context.local.commit(here, deadline, durable=False)
+
+    retrying(deadline, f"releasing endpoint {record.name!r}", attempt)
+
+
+def _withdrawn(
+    context: Context, network: NetworkRecord, record: EndpointRecord, operation: str, deadline: Deadline
+) -> Transaction:
+    """This host's side of an attachment that is no more."""
+    place = record.attachment
+    assert place is not None, "it was attached"
+    here = drop(keys.intent(operation), _ledger(network, record))
+    here += port_claims.release(context, record, place.ports, deadline)
+    driver = context.registry.driver(network.driver)
+    if driver.capabilities.presence == "attached" and not _others_here(context, network, record, deadline):
+        found = context.local.presence(network.id, deadline)
+        if found is not None and found.record.active:
+            here += found.replace(attrs.evolve(found.record, active=False))
+    return here

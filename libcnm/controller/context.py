@@ -1,0 +1,252 @@
+"""What every verb has at hand: the doors, the two repositories, the plug-ins, the engine, and who this host is.
+
+A network of scope "local" lives in the host's own store, one of scope "global" in the cluster's. Local work never
+touches the cluster store: :meth:`Context.repository` is the only way to it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import platform
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import attrs
+
+from libcnm.contracts.driver import Driver, HostFacts, NetworkView, ResourceDoor
+from libcnm.contracts.ipam import IpamDriver, IpamFacts
+from libcnm.controller.desired import Plug
+from libcnm.controller.doors import Doors, Paths
+from libcnm.controller.engine import Engine
+from libcnm.controller.registry import Registry
+from libcnm.controller.repository import Repository, Stored, create, retrying
+from libcnm.errors import AlreadyExists, Invalid, NotFound, NotSupported
+from libcnm.kv.base import Transaction
+from libcnm.model import keys
+from libcnm.model.addresses import IPAddress, parse_address
+from libcnm.model.deadline import Deadline
+from libcnm.model.ids import check_name
+from libcnm.model.records import (
+    EndpointRecord,
+    HostClaim,
+    Installation,
+    Intent,
+    NameClaim,
+    NetworkRecord,
+    SandboxRecord,
+    Scope,
+)
+from libcnm.model.resource import Resource
+
+log = logging.getLogger("libcnm")
+
+Announce = Callable[[Deadline], None]
+"""Tells the resident that records have changed, and returns when it has taken note."""
+
+
+@attrs.frozen
+class Settings:
+    """What a controller was opened with."""
+
+    paths: Paths
+    cluster_store: str | None = None
+    host: str | None = None
+    advertise: IPAddress | None = None
+    default_host_ips: tuple[IPAddress, ...] = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
+    timeout: float = 10.0
+    resident: Literal["process", "thread", "inline", "off"] = "process"
+    guardian: int | None = None
+
+    @classmethod
+    def checked(
+        cls,
+        paths: Paths,
+        *,
+        cluster_store: str | None,
+        host: str | None,
+        advertise: str | None,
+        default_host_ips: Sequence[str],
+        timeout: float,
+        resident: str,
+        guardian: int | None = None,
+    ) -> Settings:
+        """The settings, or Invalid."""
+        if not isinstance(timeout, int | float) or not 0 < timeout <= 3600:
+            raise Invalid("timeout", timeout, "is not a number of seconds between 0 and 3600")
+        if resident not in ("process", "thread", "inline", "off"):
+            raise Invalid("resident", resident, "is none of process, thread, inline, off")
+        name = check_name(host if host is not None else (platform.node() or "localhost"), "host")
+        vtep = None if advertise is None else parse_address(advertise, "advertise")
+        ips = tuple(parse_address(ip, "default_host_ips") for ip in default_host_ips)
+        mode: Literal["process", "thread", "inline", "off"] = resident  # type: ignore[assignment]  # checked above
+        return cls(paths, cluster_store, name, vtep, ips, float(timeout), mode, guardian)
+
+
+class Context:
+    """One opened installation."""
+
+    def __init__(self, settings: Settings, doors: Doors, registry: Registry) -> None:
+        self.settings = settings
+        self.doors = doors
+        self.registry = registry
+        self.local = Repository(doors.local)
+        self.cluster = None if doors.cluster is None else Repository(doors.cluster)
+        self.engine = Engine(doors.kernel, doors.clock, self._third_party_doors)
+        self.log = log
+        self.announce: Announce = lambda deadline: None
+        self.host_name = settings.host or "localhost"
+        self.installation = self._installation(doors.clock.deadline(settings.timeout))
+        self._facts: HostFacts | None = None
+        self._registered = False
+        self._lineage = ""
+
+    # -- who we are -----------------------------------------------------------------------------------------------------
+
+    def _installation(self, deadline: Deadline) -> Installation:
+        def attempt() -> Installation:
+            found = self.local.read(Installation, keys.INSTALLATION, deadline)
+            if found is not None:
+                return found.record
+            made = Installation(self.doors.entropy.new_id(), self.host_name, self.doors.clock.wall())
+            self.local.commit(create(keys.INSTALLATION, made), deadline)
+            return made
+
+        return retrying(deadline, "installation", attempt)
+
+    def facts(self, driver: Driver) -> HostFacts:
+        """What drivers may know of this host. The cluster's part is found out when a global driver first asks."""
+        tag = self.installation.id[:12]
+        ips = self.settings.default_host_ips
+        if driver.capabilities.scope == "local":
+            return HostFacts(self.host_name, tag, f"cnm-{tag}", default_host_ips=ips)
+        if self._facts is None:
+            kernel = self.doors.kernel
+            vtep = self.settings.advertise
+            if vtep is None:
+                vtep = next(iter(kernel.local_addresses()), None)
+            mtu = 1500 if vtep is None else kernel.mtu_towards(vtep)
+            self._facts = HostFacts(self.host_name, tag, f"cnm-{tag}", vtep, mtu, ips)
+        return self._facts
+
+    def ipam(self, name: str, scope: Scope) -> IpamDriver:
+        """The IPAM of that name for the address space of that scope."""
+        seed = self.installation.id if scope == "local" else self._lineage
+        entropy = self.doors.entropy
+        return self.registry.ipam(name, IpamFacts(scope, seed, self.doors.clock.wall, entropy.below))
+
+    def _third_party_doors(self) -> dict[type[Resource], ResourceDoor]:
+        found: dict[type[Resource], ResourceDoor] = {}
+        for driver in self.registry.loaded_drivers():
+            found.update(driver.doors())
+        return found
+
+    # -- stores -----------------------------------------------------------------------------------------------------------
+
+    def repository(self, scope: Scope) -> Repository:
+        """The store of that scope; NotSupported when there is no cluster store."""
+        if scope == "local":
+            return self.local
+        if self.cluster is None:
+            raise NotSupported(
+                "networks of global scope need a store that the hosts share",
+                hint="Controller(cluster_store='consul://127.0.0.1:8500'), or etcd://, or sqlite:///path on one machine",
+            )
+        self._register()
+        return self.cluster
+
+    def repositories(self) -> list[tuple[Scope, Repository]]:
+        """All there are."""
+        found: list[tuple[Scope, Repository]] = [("local", self.local)]
+        if self.cluster is not None:
+            found.append(("global", self.repository("global")))
+        return found
+
+    def _register(self) -> None:
+        """Claim this host's name in the cluster: two hosts of one name would free each other's attachments."""
+        if self._registered or self.cluster is None:
+            return
+        deadline = self.doors.clock.deadline(self.settings.timeout)
+        cluster = self.cluster
+        vtep = str(self.settings.advertise or "")
+        wanted = HostClaim(self.host_name, self.installation.id, vtep)
+
+        def attempt() -> None:
+            found = cluster.read(HostClaim, keys.host(self.host_name), deadline)
+            if found is None:
+                cluster.commit(create(keys.host(self.host_name), wanted), deadline)
+            elif found.record.installation != self.installation.id:
+                raise AlreadyExists(
+                    "host", self.host_name, holder=f"installation {found.record.installation[:12]}", hint="give host= another name"
+                )
+            elif found.record != wanted:
+                cluster.commit(found.replace(wanted), deadline)
+
+        retrying(deadline, "host registration", attempt)
+        self._lineage = retrying(deadline, "cluster lineage", lambda: self._found_lineage(cluster, deadline))
+        self._registered = True
+
+    def _found_lineage(self, cluster: Repository, deadline: Deadline) -> str:
+        """The cluster's own id, made by whoever comes first."""
+        found = cluster.read(NameClaim, keys.LINEAGE, deadline)
+        if found is not None:
+            return found.record.holder
+        made = NameClaim(self.doors.entropy.new_id())
+        cluster.commit(create(keys.LINEAGE, made), deadline)
+        return made.holder
+
+    # -- objects ----------------------------------------------------------------------------------------------------------
+
+    def network(self, scope: Scope, network_id: str, deadline: Deadline) -> Stored[NetworkRecord]:
+        """The record, or NotFound."""
+        found = self.repository(scope).network(network_id, deadline)
+        if found is None or found.record.state == "preparing":
+            raise NotFound("network", network_id[:12])
+        return found
+
+    def endpoint(self, scope: Scope, network_id: str, endpoint_id: str, deadline: Deadline) -> Stored[EndpointRecord]:
+        """The record, or NotFound."""
+        found = self.repository(scope).endpoint(network_id, endpoint_id, deadline)
+        if found is None:
+            raise NotFound("endpoint", endpoint_id[:12])
+        return found
+
+    def sandbox(self, sandbox_id: str, deadline: Deadline) -> Stored[SandboxRecord]:
+        """The record, or NotFound."""
+        found = self.local.sandbox(sandbox_id, deadline)
+        if found is None:
+            raise NotFound("sandbox", sandbox_id[:12])
+        return found
+
+    def view(self, record: NetworkRecord, deadline: Deadline) -> NetworkView:
+        """The network as its driver sees it on this host."""
+        if self.registry.driver(record.driver).capabilities.presence == "created":
+            return NetworkView(record)
+        found = self.local.presence(record.id, deadline)
+        return NetworkView(record, found.record.epoch if found is not None else 1)
+
+    def plugs(self, sandbox_id: str, deadline: Deadline) -> list[Plug]:
+        """The endpoints attached to a sandbox of this host, those on their way in or out included."""
+        found = []
+        for scope, network_id, endpoint_id in self.local.attached(sandbox_id, deadline):
+            repository = self.repository("global" if scope == "global" else "local")
+            endpoint = repository.endpoint(network_id, endpoint_id, deadline)
+            network = repository.network(network_id, deadline)
+            if endpoint is None or network is None:
+                continue
+            place = endpoint.record.attachment
+            if place is not None and place.sandbox_id == sandbox_id and place.host == self.host_name:
+                driver = self.registry.driver(network.record.driver)
+                found.append(Plug(driver, self.view(network.record, deadline), endpoint.record))
+        return found
+
+    # -- intents ----------------------------------------------------------------------------------------------------------
+
+    def begin(self, intent: Intent) -> Transaction:
+        """The write that records a verb as begun."""
+        return create(keys.intent(intent.operation), intent)
+
+    def new_operation(self) -> str:
+        """An operation id; it sorts by nothing."""
+        return self.doors.entropy.token(16).hex()
+

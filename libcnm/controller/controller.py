@@ -1,0 +1,301 @@
+"""The live :class:`Controller`: one opened installation, and the verbs that begin with no object at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+from libcnm.controller import networks as network_verbs
+from libcnm.controller import sandboxes as sandbox_verbs
+from libcnm.controller.calls import Calls
+from libcnm.controller.context import Context, Settings
+from libcnm.controller.doors import Doors, Paths, open_doors
+from libcnm.controller.network import Network
+from libcnm.controller.networks import NetworkSpec
+from libcnm.controller.recovery import forget_earlier_boots, recover
+from libcnm.controller.registry import Registry
+from libcnm.controller.repository import find
+from libcnm.controller.resident_link import announcer
+from libcnm.controller.sandbox import Sandbox
+from libcnm.controller.sandboxes import SandboxSpec
+from libcnm.errors import AlreadyExists, Ambiguous
+from libcnm.model.addresses import IPNetwork, Subnet
+from libcnm.model.deadline import Deadline
+from libcnm.model.ids import check_name
+from libcnm.model.records import NetworkRecord, SandboxRecord
+
+if TYPE_CHECKING:
+    from libcnm.controller.reconcile import Difference
+
+
+class Controller:
+    """One installation, opened. Any number of processes may have the same one open at once. A context manager.
+
+    ``state_dir`` survives a boot, ``run_dir`` does not. ``cluster_store``: the URL of the store that the hosts share
+    (``sqlite:///path`` on one machine; ``consul://``, ``etcd://``, or the 2015 spelling ``consul:localhost:8500``). ``host``:
+    this host's name in the cluster. ``advertise``: the address other hosts reach it by (VTEP). ``default_host_ips``: what
+    published ports bind to when they name no address. ``timeout``: the default budget of a verb, in seconds.
+    ``resident``: names are served by a detached process of this installation (``"process"``), by a thread of this one
+    (``"thread"``, for tests), or followed but not served (``"inline"``), or neither (``"off"``). ``guardian``: a process id;
+    the resident process ends when that process does, whatever is still attached (labs, tests).
+
+    Opening settles what an earlier process left half-done. Raises Invalid, Unavailable, Corrupt, NotSupported.
+    """
+
+    def __init__(
+        self,
+        *,
+        state_dir: str = "/var/lib/libcnm",
+        run_dir: str = "/run/libcnm",
+        cluster_store: str | None = None,
+        host: str | None = None,
+        advertise: str | None = None,
+        default_host_ips: Sequence[str] = ("127.0.0.1", "::1"),
+        timeout: float = 10.0,
+        resident: Literal["process", "thread", "inline", "off"] = "process",
+        guardian: int | None = None,
+        doors: Doors | None = None,
+        registry: Registry | None = None,
+    ) -> None:
+        settings = Settings.checked(
+            Paths.checked(state_dir, run_dir),
+            cluster_store=cluster_store,
+            host=host,
+            advertise=advertise,
+            default_host_ips=default_host_ips,
+            timeout=timeout,
+            resident=resident,
+            guardian=guardian,
+        )
+        self._doors = doors or open_doors(settings.paths, cluster_store)
+        try:
+            context = Context(settings, self._doors, registry or Registry())
+            self._calls = Calls(context)
+            self._link = announcer(context)
+            context.announce = self._link.announce
+            deadline = context.doors.clock.deadline(settings.timeout)
+            forget_earlier_boots(context, deadline)
+            recover(context, deadline)
+        except BaseException:
+            self._doors.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<Controller of installation {self.id[:12]} on {self.host!r}>"
+
+    def __enter__(self) -> Controller:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def id(self) -> str:
+        """The installation's id, which names and marks everything that it makes."""
+        return self._calls.installation
+
+    @property
+    def host(self) -> str:
+        """This host's name in the cluster."""
+        return self._calls.context.host_name
+
+    # -- networks -------------------------------------------------------------------------------------------------------
+
+    def create_network(
+        self,
+        name: str,
+        driver: str = "bridge",
+        *,
+        subnets: Sequence[str | Subnet | IPNetwork] = (),
+        ipam_driver: str = "default",
+        internal: bool = False,
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> Network:
+        """Create a network.
+
+        ``subnets``: CIDR strings or :class:`Subnet`; ``"ipv4"`` and ``"ipv6"`` ask for a default pool of that family; none
+        given means one IPv4 pool. ``internal``: nothing leads out. ``options``: driver options by Docker's labels.
+        ``timeout`` in seconds. The same ``request_id`` gives the same network. Raises Invalid, NotFound (driver),
+        AlreadyExists (name; ``pool``: overlaps), Exhausted (with why each pool was refused), Forbidden, NotSupported,
+        DriverError, KernelError. libnetwork: NewNetwork.
+        """
+        spec = NetworkSpec.checked(name, driver, subnets, ipam_driver, internal, options, labels)
+        with self._calls.verb(timeout, request_id) as call:
+            record = network_verbs.create_network(call.context, spec, call.deadline, call.request_id)
+        return Network(self._calls, record)
+
+    def ensure_network(
+        self,
+        name: str,
+        driver: str = "bridge",
+        *,
+        subnets: Sequence[str | Subnet | IPNetwork] = (),
+        ipam_driver: str = "default",
+        internal: bool = False,
+        options: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Network:
+        """The network of that name if it is as described (subnets only if given), else a new one.
+
+        Raises AlreadyExists with ``differences`` when there is one that is different, and what :meth:`create_network` does.
+        """
+        spec = NetworkSpec.checked(name, driver, subnets, ipam_driver, internal, options, labels)
+        with self._calls.verb(timeout) as call:
+            while True:
+                known = [record for record in self._records(call.deadline) if record.name == name and record.driver == driver]
+                known = known or [record for record in self._records(call.deadline) if record.name == name]
+                if known:
+                    differing = _differences(spec, known[0])
+                    if differing:
+                        raise AlreadyExists("network", name, holder=known[0].id[:12], differences=differing)
+                    return Network(self._calls, known[0])
+                try:
+                    return Network(self._calls, network_verbs.create_network(call.context, spec, call.deadline))
+                except AlreadyExists as error:
+                    if error.kind != "network":
+                        raise
+                    call.deadline.check(f"network {name!r}")
+
+    def network(self, ref: str, *, timeout: float | None = None) -> Network:
+        """The network with that name, id, or unambiguous id prefix. Raises NotFound, Ambiguous (listing them)."""
+        check_name(ref, "network")
+        with self._calls.verb(timeout) as call:
+            found = find("network", ref, self._records(call.deadline), _network_id, _network_name)
+        if len(found) > 1:
+            raise Ambiguous("network", ref, [f"{record.id[:12]} ({record.scope})" for record in found])
+        return Network(self._calls, found[0])
+
+    def networks(self, *, timeout: float | None = None) -> list[Network]:
+        """All networks of this host and of the cluster, by name."""
+        with self._calls.verb(timeout) as call:
+            records = self._records(call.deadline)
+        return [Network(self._calls, record) for record in sorted(records, key=lambda record: (record.name, record.id))]
+
+    def _records(self, deadline: Deadline) -> list[NetworkRecord]:
+        stored = [one for _, repository in self._calls.context.repositories() for one in repository.networks(deadline)]
+        return [one.record for one in stored if one.record.state != "preparing"]
+
+    # -- sandboxes ------------------------------------------------------------------------------------------------------
+
+    def create_sandbox(
+        self,
+        container_id: str,
+        *,
+        netns: str | None = None,
+        host_network: bool = False,
+        hostname: str | None = None,
+        domain: str | None = None,
+        dns: Sequence[str] = (),
+        dns_search: Sequence[str] = (),
+        dns_options: Sequence[str] = (),
+        extra_hosts: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        request_id: str | None = None,
+    ) -> Sandbox:
+        """Create a container's sandbox: a new network namespace, or with ``netns`` a path's (``/proc/4242/ns/net``), or with
+        ``host_network`` the host's own.
+
+        ``dns``: servers asked from inside the sandbox instead of the host's. Raises Invalid (``netns`` is not one),
+        AlreadyExists (the container has a sandbox), KernelError. libnetwork: NewSandbox.
+        """
+        spec = SandboxSpec.checked(
+            container_id,
+            netns=netns,
+            host_network=host_network,
+            hostname=hostname,
+            domain=domain,
+            dns=dns,
+            dns_search=dns_search,
+            dns_options=dns_options,
+            extra_hosts=extra_hosts,
+            labels=labels,
+        )
+        with self._calls.verb(timeout, request_id) as call:
+            record = sandbox_verbs.create_sandbox(call.context, spec, call.deadline, call.request_id)
+        return Sandbox(self._calls, record)
+
+    def sandbox(self, ref: str, *, timeout: float | None = None) -> Sandbox:
+        """The sandbox of that container id, or with that id or unambiguous id prefix. Raises NotFound, Ambiguous."""
+        check_name(ref, "sandbox")
+        with self._calls.verb(timeout) as call:
+            records = [stored.record for stored in call.context.local.sandboxes(call.deadline)]
+        found = find("sandbox", ref, records, _sandbox_id, _container_id)
+        if len(found) > 1:
+            raise Ambiguous("sandbox", ref, [record.id[:12] for record in found])
+        return Sandbox(self._calls, found[0])
+
+    def sandboxes(self, *, timeout: float | None = None) -> list[Sandbox]:
+        """All sandboxes of this host, by container id."""
+        with self._calls.verb(timeout) as call:
+            records = [stored.record for stored in call.context.local.sandboxes(call.deadline)]
+        return [Sandbox(self._calls, record) for record in sorted(records, key=_container_id) if record.state == "ready"]
+
+    # -- the whole host ---------------------------------------------------------------------------------------------------
+
+    def doctor(self, *, timeout: float | None = None) -> list[Difference]:
+        """Every difference between what the records want and what this host has, row by row; changes nothing."""
+        from libcnm.controller.reconcile import doctor
+
+        with self._calls.verb(timeout) as call:
+            return doctor(call.context, call.deadline)
+
+    def heal(self, *, timeout: float | None = None) -> list[Difference]:
+        """Make good what :meth:`doctor` finds, now; returns what was found. The resident does this by itself."""
+        from libcnm.controller.reconcile import heal
+
+        with self._calls.verb(timeout) as call:
+            recover(call.context, call.deadline)
+            return heal(call.context, call.deadline)
+
+    def close(self) -> None:
+        """Release what this process holds; networks, sandboxes and names live on. Idempotent."""
+        self._calls.close()
+        self._link.close()
+        self._doors.close()
+
+
+def _differences(spec: NetworkSpec, record: NetworkRecord) -> list[str]:
+    same = {
+        "driver": spec.driver == record.driver,
+        "ipam_driver": spec.ipam_driver == record.ipam_driver,
+        "internal": spec.internal == record.internal,
+        "options": spec.options == record.options,
+        "labels": spec.labels == record.labels,
+        "subnets": not spec.subnets or _same_subnets(spec.subnets, record),
+    }
+    return [field for field, equal in same.items() if not equal]
+
+
+def _same_subnets(asked: Sequence[Subnet], record: NetworkRecord) -> bool:
+    if len(asked) != len(record.pools):
+        return False
+    return all(
+        subnet.version == pool.subnet.version
+        and subnet.pool in (None, pool.subnet)
+        and subnet.range == pool.range
+        and subnet.gateway in (None, pool.gateway)
+        and dict(subnet.aux) == dict(pool.aux)
+        for subnet, pool in zip(asked, record.pools, strict=True)
+    )
+
+
+def _network_id(record: NetworkRecord) -> str:
+    return record.id
+
+
+def _network_name(record: NetworkRecord) -> str:
+    return record.name
+
+
+def _sandbox_id(record: SandboxRecord) -> str:
+    return record.id
+
+
+def _container_id(record: SandboxRecord) -> str:
+    return record.container_id

@@ -1,0 +1,94 @@
+"""The doors that one installation works through, as one value: what tests and the lab replace."""
+
+from __future__ import annotations
+
+import os
+
+import attrs
+
+from libcnm.errors import Invalid
+from libcnm.kernel.base import Kernel
+from libcnm.kv.base import Store
+from libcnm.system.clock import Clock, SystemClock
+from libcnm.system.entropy import Entropy, SystemEntropy
+from libcnm.system.files import Files
+from libcnm.system.locks import Locks
+
+DATABASE = "libcnm.db"
+
+
+@attrs.frozen
+class Paths:
+    """The two folders of an installation: ``state_dir`` outlives a boot, ``run_dir`` does not."""
+
+    state_dir: str
+    run_dir: str
+
+    @property
+    def database(self) -> str:
+        """The host's own store."""
+        return os.path.join(self.state_dir, DATABASE)
+
+    @property
+    def locks(self) -> str:
+        """Where the locks are."""
+        return os.path.join(self.run_dir, "locks")
+
+    @property
+    def socket(self) -> str:
+        """Where the resident listens."""
+        return os.path.join(self.run_dir, "resident.sock")
+
+    def sandbox(self, sandbox_id: str) -> str:
+        """A sandbox's folder, with ``hosts``, ``resolv.conf`` and ``hostname``."""
+        return os.path.join(self.run_dir, "sandboxes", sandbox_id[:12])
+
+    @classmethod
+    def checked(cls, state_dir: str, run_dir: str) -> Paths:
+        """Both absolute and different, or Invalid."""
+        for field, value in (("state_dir", state_dir), ("run_dir", run_dir)):
+            if not isinstance(value, str) or not os.path.isabs(value) or "\0" in value:
+                raise Invalid(field, value, "is not an absolute path")
+        if os.path.normpath(state_dir) == os.path.normpath(run_dir):
+            raise Invalid("run_dir", run_dir, "is the state_dir too", hint="run_dir must be empty after a boot, state_dir not")
+        return cls(os.path.normpath(state_dir), os.path.normpath(run_dir))
+
+
+@attrs.frozen
+class Doors:
+    """Everything outside. ``cluster`` None: no networks of global scope."""
+
+    kernel: Kernel
+    local: Store
+    locks: Locks
+    files: Files
+    cluster: Store | None = None
+    clock: Clock = attrs.field(factory=SystemClock)
+    entropy: Entropy = attrs.field(factory=SystemEntropy)
+
+    def close(self) -> None:
+        """Close all that can be closed, whatever the others say."""
+        try:
+            self.kernel.close()
+        finally:
+            try:
+                self.local.close()
+            finally:
+                if self.cluster is not None:
+                    self.cluster.close()
+
+
+def open_doors(paths: Paths, cluster_store: str | None, *, home: object | None = None) -> Doors:
+    """The real ones. ``home`` names the namespaces that play the host (:class:`libcnm.kernel.linux.Home`), for labs."""
+    # Imported here: `import libcnm` loads neither sqlite3 nor anything of the kernel's.
+    from libcnm.kernel.linux import LinuxKernel
+    from libcnm.kv.open import open_store
+    from libcnm.kv.sqlite import SQLiteStore
+
+    files = Files()
+    files.make_folder(paths.state_dir)
+    files.make_folder(paths.run_dir, 0o755)
+    files.make_folder(os.path.join(paths.run_dir, "sandboxes"), 0o755)
+    local = SQLiteStore(paths.database)
+    cluster = None if cluster_store is None else open_store(cluster_store)
+    return Doors(LinuxKernel(paths.run_dir, home=home), local, Locks(paths.locks), files, cluster)

@@ -1,0 +1,154 @@
+"""The live :class:`Endpoint`: an identity, the last record read, and the verbs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from libcnm.controller import attach
+from libcnm.controller import endpoints as endpoint_verbs
+from libcnm.errors import Forbidden, Invalid
+from libcnm.model.addresses import IPInterface
+from libcnm.model.ports import Port
+from libcnm.model.records import EndpointRecord, NetworkRecord
+
+if TYPE_CHECKING:
+    from libcnm.controller.calls import Calls
+    from libcnm.controller.sandbox import Sandbox
+
+
+class Endpoint:
+    """A place in a network: a name, addresses, a MAC. It belongs to one network and is in one sandbox at most."""
+
+    def __init__(self, calls: Calls, network: NetworkRecord, record: EndpointRecord) -> None:
+        self._calls = calls
+        self._network = network
+        self._record = record
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.name!r} {self.id[:12]} of {self.network!r}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Endpoint) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits."""
+        return self._record.id
+
+    @property
+    def name(self) -> str:
+        """Unique within its network; what others resolve."""
+        return self._record.name
+
+    @property
+    def network(self) -> str:
+        """The network's name."""
+        return self._network.name
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Its further names."""
+        return self._record.aliases
+
+    @property
+    def addresses(self) -> tuple[IPInterface, ...]:
+        """Its addresses with their prefix lengths, IPv4 first."""
+        return self._record.addresses
+
+    @property
+    def mac(self) -> str:
+        """The MAC of its interface; empty on null and host networks."""
+        return self._record.mac
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The user's own labels."""
+        return dict(self._record.labels)
+
+    @property
+    def sandbox(self) -> str | None:
+        """The container id of the sandbox it is in (on whichever host), as of the last read; None when it is in none."""
+        place = self._record.attachment
+        return None if place is None else place.container_id
+
+    @property
+    def host(self) -> str | None:
+        """The host of that sandbox."""
+        place = self._record.attachment
+        return None if place is None else place.host
+
+    @property
+    def interface(self) -> str | None:
+        """Its interface's name inside the sandbox."""
+        place = self._record.attachment
+        return None if place is None else place.interface
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """Its published ports: as bound while it is attached, as asked for otherwise."""
+        place = self._record.attachment
+        return self._record.ports if place is None else place.ports
+
+    def join(
+        self, sandbox: Sandbox, *, priority: int = 0, timeout: float | None = None, request_id: str | None = None
+    ) -> Endpoint:
+        """Attach it to a sandbox of this host. On return it has its interface, and its names answer on this host.
+
+        ``priority``: among a sandbox's endpoints the highest provides the default route and the published ports. Raises
+        InUse (attached already), Forbidden (the sandbox is not ready; subnets overlap; host and bridge networks mixed),
+        AlreadyExists (a port is taken), NotFound, KernelError. Whatever fails leaves nothing behind. libnetwork: Join.
+        """
+        from libcnm.controller.sandbox import Sandbox
+
+        if not isinstance(sandbox, Sandbox):
+            raise Invalid("sandbox", sandbox, "is not a Sandbox", hint="Controller.sandbox(ref) finds one")
+        if sandbox._calls.installation != self._calls.installation:
+            raise Invalid("sandbox", sandbox.container_id, "belongs to another installation")
+        with self._calls.verb(timeout, request_id) as call:
+            self._record = attach.join(
+                call.context,
+                self._network,
+                self._record,
+                sandbox._record,
+                call.deadline,
+                priority=priority,
+                request_id=call.request_id or "",
+            )
+        return self
+
+    def leave(
+        self, sandbox: Sandbox | None = None, *, timeout: float | None = None, request_id: str | None = None
+    ) -> None:
+        """Detach it; it keeps its name and addresses. ``sandbox``, if given, must be the one it is in.
+
+        Raises Forbidden (in no sandbox; in another one), InUse (in a sandbox of another host), NotFound. libnetwork: Leave.
+        """
+        with self._calls.verb(timeout, request_id) as call, call.gone_is_done():
+            self._record = call.context.endpoint(self._network.scope, self._network.id, self.id, call.deadline).record
+            place = self._record.attachment
+            if sandbox is not None and place is not None and place.sandbox_id != sandbox.id:
+                raise Forbidden(
+                    f"endpoint {self.name!r} is in the sandbox of {place.container_id!r}, not of {sandbox.container_id!r}"
+                )
+            attach.leave(call.context, self._network, self._record, call.deadline)
+            self._record = call.context.endpoint(self._network.scope, self._network.id, self.id, call.deadline).record
+
+    def inspect(self, *, timeout: float | None = None) -> dict[str, object]:
+        """The endpoint as plain data, ``Reachable`` saying for each port who can reach it."""
+        with self._calls.verb(timeout) as call:
+            self._record = call.context.endpoint(self._network.scope, self._network.id, self.id, call.deadline).record
+        from libcnm.controller.inspect import endpoint_as_dict
+
+        return endpoint_as_dict(self._network, self._record)
+
+    def delete(self, *, force: bool = False, timeout: float | None = None, request_id: str | None = None) -> None:
+        """Delete it and free its name and addresses. Attached, it is InUse, unless ``force`` (on its own host).
+
+        libnetwork: Endpoint.Delete.
+        """
+        with self._calls.verb(timeout, request_id) as call, call.gone_is_done():
+            endpoint_verbs.delete_endpoint(call.context, self._network, self._record, call.deadline, force=force)

@@ -1,0 +1,234 @@
+"""The verbs on endpoints that are not attached: create and delete. No kernel effect, so each is one transaction.
+
+An endpoint's name, addresses and MAC are claimed with its record; whoever loses the race gets the typed error of the
+claim that was lost. A network that is being deleted takes no new endpoint: its record is compared.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from libcnm.contracts.driver import Driver
+from libcnm.contracts.ipam import AddressRequest
+from libcnm.controller import attach
+from libcnm.controller.calls import object_id
+from libcnm.controller.context import Context
+from libcnm.controller.repository import Repository, Stored, create, drop, retrying
+from libcnm.errors import AlreadyExists, Forbidden, InUse, Invalid, NotFound
+from libcnm.kv.base import Transaction
+from libcnm.model import keys, limits
+from libcnm.model.addresses import IPAddress, IPInterface, mac_from_address, parse_address, parse_mac
+from libcnm.model.deadline import Deadline
+from libcnm.model.ids import check_labels, check_name
+from libcnm.model.pool import Pool
+from libcnm.model.ports import Port
+from libcnm.model.records import EndpointRecord, NameClaim, NetworkRecord
+
+
+@attrs.frozen
+class EndpointSpec:
+    """What a user asked for, checked as far as that needs no store."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    ports: tuple[Port, ...] = ()
+    addresses: tuple[IPAddress, ...] = ()
+    mac: str = ""
+    options: dict[str, str] = attrs.field(factory=dict)
+    labels: dict[str, str] = attrs.field(factory=dict)
+
+    @classmethod
+    def checked(
+        cls,
+        name: str,
+        aliases: Sequence[str],
+        ports: Sequence[str | int | Port],
+        address: str | IPAddress | Sequence[str | IPAddress] | None,
+        mac: str | None,
+        options: Mapping[str, str] | None,
+        labels: Mapping[str, str] | None,
+    ) -> EndpointSpec:
+        """The specification, or Invalid."""
+        check_name(name)
+        for field, value in (("aliases", aliases), ("ports", ports)):
+            if isinstance(value, str):
+                raise Invalid(field, value, "is a string", hint=f"{field}=[{value!r}]")
+        if len(aliases) > limits.ALIASES:
+            raise Invalid("aliases", len(aliases), f"aliases are more than {limits.ALIASES}")
+        if len(ports) > limits.PORTS_PER_ENDPOINT:
+            raise Invalid("ports", len(ports), f"ports are more than {limits.PORTS_PER_ENDPOINT}")
+        wanted = () if address is None else (address,) if isinstance(address, str | IPAddress) else tuple(address)
+        return cls(
+            name,
+            tuple(dict.fromkeys(check_name(alias, "alias") for alias in aliases)),
+            tuple(dict.fromkeys(Port.of(port) for port in ports)),
+            tuple(parse_address(one, "address") for one in wanted),
+            "" if mac is None else parse_mac(mac),
+            check_labels(options, "options"),
+            check_labels(labels),
+        )
+
+
+# -- create --------------------------------------------------------------------------------------------------------------
+
+
+def create_endpoint(
+    context: Context, network: NetworkRecord, spec: EndpointSpec, deadline: Deadline, request_id: str | None = None
+) -> EndpointRecord:
+    """Create an endpoint; the record as committed."""
+    driver = context.registry.driver(network.driver)
+    repository = context.repository(network.scope)
+    _check(driver, network, spec)
+    draft = EndpointRecord(
+        id=object_id(context, "endpoint", request_id),
+        name=spec.name,
+        network_id=network.id,
+        aliases=spec.aliases,
+        ports=spec.ports,
+        options=spec.options,
+        labels=spec.labels,
+        created=round(context.doors.clock.wall(), 3),
+        operation=context.new_operation(),
+    )
+    driver.check_endpoint(context.facts(driver), network, draft)
+
+    def attempt() -> EndpointRecord:
+        known = repository.endpoint(network.id, draft.id, deadline) if request_id is not None else None
+        if known is not None:
+            return known.record
+        stored = _open_network(repository, network, deadline)
+        holder = repository.holder(keys.endpoint_name(network.id, spec.name), deadline)
+        if holder is not None:
+            raise AlreadyExists("endpoint", spec.name, holder=holder[:12], hint=f"in network {network.name!r}")
+        addresses, claims = _addresses(context, repository, stored.record, draft, spec, deadline)
+        mac = _mac(driver, draft, spec, addresses)
+        record = attrs.evolve(draft, addresses=addresses, mac=mac)
+        claims += stored.same + create(keys.endpoint_name(network.id, spec.name), NameClaim(record.id, record.operation))
+        if mac:
+            taken = repository.holder(keys.mac(network.id, mac), deadline)
+            if taken is not None:
+                raise AlreadyExists("MAC", mac, holder=f"endpoint {taken[:12]}")
+            claims += create(keys.mac(network.id, mac), NameClaim(record.id, record.operation))
+        repository.commit(claims + create(keys.endpoint(network.id, record.id), record), deadline)
+        return record
+
+    return retrying(deadline, f"creating endpoint {spec.name!r}", attempt)
+
+
+def _check(driver: Driver, network: NetworkRecord, spec: EndpointSpec) -> None:
+    if driver.capabilities.addresses:
+        for address in spec.addresses:
+            if not any(address in subnet for subnet in network.subnets if subnet.version == address.version):
+                listed = ", ".join(map(str, network.subnets))
+                raise Invalid("address", str(address), f"is in none of the network's subnets ({listed})")
+        return
+    for field, value in (("address", spec.addresses), ("mac", spec.mac), ("ports", spec.ports)):
+        if value:
+            raise Invalid(field, str(value), f"means nothing on a network of driver {driver.name!r}")
+
+
+def _open_network(repository: Repository, network: NetworkRecord, deadline: Deadline) -> Stored[NetworkRecord]:
+    stored = repository.network(network.id, deadline)
+    if stored is None or stored.record.state == "preparing":
+        raise NotFound("network", network.name)
+    if stored.record.state == "deleting":
+        raise Forbidden(f"network {network.name!r} is being deleted", hint="try again when that has ended")
+    return stored
+
+
+def _addresses(
+    context: Context,
+    repository: Repository,
+    network: NetworkRecord,
+    draft: EndpointRecord,
+    spec: EndpointSpec,
+    deadline: Deadline,
+) -> tuple[tuple[IPInterface, ...], Transaction]:
+    """One address of each IP version that the network has: from the pool of the preferred one, else from the first."""
+    chosen: dict[int, tuple[Pool, IPAddress | None]] = {}
+    for address in spec.addresses:
+        if address.version in chosen:
+            raise Invalid("address", str(address), f"is the second of IPv{address.version}", hint="one of each version")
+        pool = next(pool for pool in network.pools if address in pool.subnet)
+        chosen[address.version] = (pool, address)
+    for pool in network.pools:
+        chosen.setdefault(pool.subnet.version, (pool, None))
+    if not chosen:
+        return (), Transaction()
+    ordered = [chosen[version] for version in sorted(chosen)]
+    requests = [AddressRequest(pool, draft.id, preferred, spec.mac or None) for pool, preferred in ordered]
+    grant = context.ipam(network.ipam_driver, network.scope).request_addresses(repository.store, requests, deadline=deadline)
+    granted = tuple(
+        ipaddress.ip_interface((address, pool.subnet.prefixlen))
+        for (pool, _), address in zip(ordered, grant.addresses, strict=True)
+    )
+    return granted, grant.transaction
+
+
+def _mac(driver: Driver, draft: EndpointRecord, spec: EndpointSpec, addresses: tuple[IPInterface, ...]) -> str:
+    if not driver.capabilities.addresses:
+        return ""
+    if spec.mac:
+        return spec.mac
+    if addresses and addresses[0].version == 4:
+        return mac_from_address(addresses[0].ip)
+    return ":".join(["02", "42", *(draft.id[i : i + 2] for i in range(0, 8, 2))])
+
+
+# -- delete --------------------------------------------------------------------------------------------------------------
+
+
+def delete_endpoint(
+    context: Context, network: NetworkRecord, endpoint: EndpointRecord, deadline: Deadline, *, force: bool = False
+) -> None:
+    """Delete an endpoint; attached, it is InUse unless ``force``, which detaches it first (on its own host only)."""
+    repository = context.repository(network.scope)
+    stored = repository.endpoint(network.id, endpoint.id, deadline)
+    if stored is None:
+        raise NotFound("endpoint", endpoint.name)
+    if stored.record.attachment is not None:
+        _refuse_attached(context, stored.record, force)
+        attach.leave(context, network, stored.record, deadline)
+    with context.doors.locks.acquire(endpoint.id, deadline=deadline):
+        retrying(
+            deadline,
+            f"deleting endpoint {endpoint.name!r}",
+            lambda: _forget(context, repository, network, endpoint, deadline),
+        )
+
+
+def _refuse_attached(context: Context, record: EndpointRecord, force: bool) -> None:
+    place = record.attachment
+    assert place is not None, "the caller has looked"
+    elsewhere = place.host != context.host_name
+    if force and not elsewhere:
+        return
+    hint = (
+        f"only host {place.host} can detach it: run this there"
+        if elsewhere
+        else "leave() first, or delete(force=True)"
+    )
+    raise InUse("endpoint", record.name, [f"container {place.container_id} on host {place.host}"], hint=hint)
+
+
+def _forget(
+    context: Context, repository: Repository, network: NetworkRecord, endpoint: EndpointRecord, deadline: Deadline
+) -> None:
+    stored = repository.endpoint(network.id, endpoint.id, deadline)
+    if stored is None:
+        raise NotFound("endpoint", endpoint.name)
+    if stored.record.attachment is not None:
+        _refuse_attached(context, stored.record, force=False)
+    record = stored.record
+    gone = stored.delete() + drop(keys.endpoint_name(network.id, record.name))
+    if record.mac:
+        gone += drop(keys.mac(network.id, record.mac))
+    ipam = context.ipam(network.ipam_driver, network.scope)
+    for pool in network.pools:
+        own = [interface.ip for interface in record.addresses if interface.ip in pool.subnet]
+        if own:
+            gone += ipam.release_addresses(repository.store, pool, own, record.id, deadline=deadline)
+    repository.commit(gone, deadline)

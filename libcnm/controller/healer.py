@@ -1,0 +1,113 @@
+"""The healer: looks again when the kernel says that something went, and now and then anyway; sweeps parked links.
+
+It runs on two threads of the resident, so that neither a dump nor a sweep delays a name or a verb. An event says where to
+look, never what to believe; bursts are taken together.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection
+from typing import Final
+
+from libcnm.controller.context import Context
+from libcnm.controller.reconcile import heal
+from libcnm.controller.recovery import recover
+from libcnm.errors import CnmError
+
+log = logging.getLogger("libcnm.healer")
+
+DEBOUNCE_SECONDS: Final = 0.05
+"""Long enough for one ``nft flush ruleset`` or ``ip link del`` to have sent all its events."""
+PERIOD_SECONDS: Final = 60.0
+SWEEP_SECONDS: Final = 0.2
+_TURN_SECONDS: Final = 1.0
+
+
+class Healer:
+    """``start`` and ``close`` once each; everything else from any thread."""
+
+    def __init__(self, context: Context, healed: Callable[[], None]) -> None:
+        self._context = context
+        self._healed = healed
+        self._events = context.doors.kernel.events()
+        self._alarm = threading.Event()
+        self._sweep = threading.Event()
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._listen, name="libcnm-events", daemon=True),
+            threading.Thread(target=self._work, name="libcnm-healer", daemon=True),
+        ]
+        self._followed: frozenset[str] = frozenset()
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End; waits for what is under way."""
+        self._stopping.set()
+        self._alarm.set()
+        self._events.close()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    def follow(self, namespaces: Collection[str]) -> None:
+        """Listen to these namespaces from now on."""
+        wanted = frozenset(namespaces)
+        if wanted != self._followed:
+            self._followed = wanted
+            try:
+                self._events.follow(wanted)
+            except CnmError as error:
+                log.warning("following %s: %s", sorted(wanted), error)
+
+    def swept_soon(self) -> None:
+        """Links may have been parked: sweep in a moment."""
+        self._sweep.set()
+
+    def _listen(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                events = self._events.next(_TURN_SECONDS)
+            except CnmError as error:
+                log.warning("kernel events: %s", error)
+                self._stopping.wait(_TURN_SECONDS)
+                continue
+            if events:
+                log.debug("kernel events: %s", events)
+                self._alarm.set()
+
+    def _work(self) -> None:
+        clock = self._context.doors.clock
+        due = clock.monotonic() + PERIOD_SECONDS
+        while not self._stopping.is_set():
+            alarmed = self._alarm.wait(SWEEP_SECONDS if self._sweep.is_set() else min(_TURN_SECONDS, PERIOD_SECONDS))
+            if self._stopping.is_set():
+                return
+            if alarmed or clock.monotonic() >= due:
+                self._stopping.wait(DEBOUNCE_SECONDS)
+                self._alarm.clear()
+                due = clock.monotonic() + PERIOD_SECONDS
+                self._heal()
+            elif self._sweep.is_set():
+                self._sweep.clear()
+                self._guarded(self._context.doors.kernel.sweep)
+
+    def _heal(self) -> None:
+        def once() -> None:
+            deadline = self._context.doors.clock.deadline(self._context.settings.timeout)
+            recover(self._context, deadline)
+            if heal(self._context, deadline):
+                self._healed()
+
+        self._guarded(once)
+
+    def _guarded(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except CnmError as error:
+            log.warning("healing: %s", error)

@@ -1,0 +1,350 @@
+"""The verbs on networks: create and delete, and the transactions that make their names, pools and VNIs unique.
+
+Order of validation (libnetwork's NewNetwork): name, then driver and scope, then options, then IPAM; nothing is touched
+before all of it has passed. A network whose driver is present only while attached (overlay) costs one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from libcnm.contracts.driver import Driver, NetworkView
+from libcnm.contracts.ipam import Avoid, IpamDriver, PoolRequest
+from libcnm.controller import endpoints, host_state
+from libcnm.controller.calls import object_id
+from libcnm.controller.context import Context
+from libcnm.controller.delta import delta
+from libcnm.controller.repository import Repository, Stored, create, drop, retrying
+from libcnm.errors import AlreadyExists, CnmError, Exhausted, Forbidden, InUse, Invalid, NotFound
+from libcnm.kv.base import Absent, Put, Transaction
+from libcnm.model import keys, limits, options
+from libcnm.model.addresses import IPNetwork, Subnet
+from libcnm.model.codec import encode
+from libcnm.model.deadline import Deadline
+from libcnm.model.ids import check_labels, check_name
+from libcnm.model.records import Intent, Mark, NameClaim, NetworkRecord
+
+
+@attrs.frozen
+class NetworkSpec:
+    """What a user asked for, checked as far as that needs no store."""
+
+    name: str
+    driver: str
+    subnets: tuple[Subnet, ...]
+    ipam_driver: str
+    internal: bool
+    options: dict[str, str]
+    labels: dict[str, str]
+
+    @classmethod
+    def checked(
+        cls,
+        name: str,
+        driver: str,
+        subnets: Sequence[str | Subnet | IPNetwork],
+        ipam_driver: str,
+        internal: bool,
+        chosen: Mapping[str, str] | None,
+        labels: Mapping[str, str] | None,
+    ) -> NetworkSpec:
+        """The specification, or Invalid."""
+        check_name(name)
+        check_name(driver, "driver")
+        check_name(ipam_driver, "ipam_driver")
+        if isinstance(subnets, str):
+            raise Invalid("subnets", subnets, "is a string", hint=f"subnets=[{subnets!r}]")
+        if len(subnets) > limits.SUBNETS_PER_NETWORK:
+            raise Invalid("subnets", len(subnets), f"subnets are more than {limits.SUBNETS_PER_NETWORK}")
+        found = tuple(Subnet.of(subnet) for subnet in subnets)
+        return cls(name, driver, found, ipam_driver, bool(internal), check_labels(chosen, "options"), check_labels(labels))
+
+
+# -- create --------------------------------------------------------------------------------------------------------------
+
+
+def create_network(
+    context: Context, spec: NetworkSpec, deadline: Deadline, request_id: str | None = None
+) -> NetworkRecord:
+    """Create a network; the record as committed."""
+    driver = context.registry.driver(spec.driver)
+    scope = driver.capabilities.scope
+    draft = _draft(context, spec, driver, request_id)
+    driver.check_network(context.facts(driver), draft)
+    repository = context.repository(scope)
+    ipam = context.ipam(spec.ipam_driver, scope)
+    known = repository.network(draft.id, deadline) if request_id is not None else None
+    if known is not None and known.record.state == "ready":
+        return known.record
+    if driver.capabilities.presence == "attached":
+        return _claim(context, repository, driver, ipam, spec, attrs.evolve(draft, state="ready"), deadline)
+    names = ((host_state.lock_name(driver), False), (draft.id, False))
+    with context.doors.locks.acquire_all(names, deadline=deadline):
+        # Everything that is there already is there on purpose: only what this network adds is the verb's business.
+        before = host_state.base(context, driver, deadline)
+        record = _claim(context, repository, driver, ipam, spec, draft, deadline)
+        try:
+            host_state.remember_settings(context, driver, record, deadline)
+            after = [*host_state.base(context, driver, deadline), *driver.network(context.facts(driver), NetworkView(record))]
+            context.engine.apply(delta(before, after), deadline=deadline)
+            return _publish(context, repository, record, deadline)
+        except CnmError:
+            _abandon(context, repository, record)
+            raise
+
+
+def _draft(context: Context, spec: NetworkSpec, driver: Driver, request_id: str | None) -> NetworkRecord:
+    if not driver.capabilities.addresses and spec.subnets:
+        raise Invalid("subnets", [str(subnet.pool) for subnet in spec.subnets], f"mean nothing to driver {spec.driver!r}")
+    return NetworkRecord(
+        id=object_id(context, "network", request_id),
+        name=spec.name,
+        driver=spec.driver,
+        scope=driver.capabilities.scope,
+        ipam_driver=spec.ipam_driver,
+        internal=spec.internal,
+        options=spec.options,
+        labels=spec.labels,
+        created=round(context.doors.clock.wall(), 3),
+        state="preparing",
+        operation=context.new_operation(),
+    )
+
+
+def _claim(
+    context: Context,
+    repository: Repository,
+    driver: Driver,
+    ipam: IpamDriver,
+    spec: NetworkSpec,
+    draft: NetworkRecord,
+    deadline: Deadline,
+) -> NetworkRecord:
+    """The transaction that makes the name, pools and VNI this network's, and its record preparing (or ready)."""
+    avoid = _avoid(context) if driver.capabilities.addresses and draft.scope == "local" else ()
+
+    def attempt() -> NetworkRecord:
+        _refuse_taken_names(repository, driver, draft, deadline)
+        record, claims = draft, Transaction()
+        if driver.capabilities.addresses:
+            wanted = spec.subnets or (Subnet(),)
+            requests = [
+                PoolRequest(draft.scope, subnet, draft.id, index, avoid, options=ipam_options(spec.options))
+                for index, subnet in enumerate(wanted)
+            ]
+            grant = ipam.request_pools(repository.store, requests, deadline=deadline)
+            record, claims = attrs.evolve(record, pools=grant.pools), grant.transaction
+            driver.check_network(context.facts(driver), record)
+        if driver.capabilities.vni:
+            record, more = _claim_vni(context, repository, record, deadline)
+            claims += more
+        claims += create(keys.network_name(record.name), NameClaim(record.id, record.operation))
+        claims += create(keys.network(record.id), record)
+        if driver.capabilities.singleton:
+            claims += create(keys.singleton(driver.name), NameClaim(record.id, record.operation))
+        if record.state == "preparing":
+            claims += context.begin(_intent(context, "create_network", record))
+        repository.commit(claims, deadline, durable=record.state == "ready")
+        return record
+
+    return retrying(deadline, f"creating network {draft.name!r}", attempt)
+
+
+def _refuse_taken_names(repository: Repository, driver: Driver, draft: NetworkRecord, deadline: Deadline) -> None:
+    holder = repository.holder(keys.network_name(draft.name), deadline)
+    if holder is not None:
+        raise AlreadyExists("network", draft.name, holder=holder[:12])
+    if driver.capabilities.singleton and repository.holder(keys.singleton(driver.name), deadline) is not None:
+        raise Forbidden(f"there is a network of driver {driver.name!r} already", hint="there can be only one; use that")
+
+
+def ipam_options(chosen: Mapping[str, str]) -> dict[str, str]:
+    """Those of a network's options that are its IPAM's."""
+    return {label: value for label, value in chosen.items() if label.startswith(options.IPAM_PREFIX)}
+
+
+def _avoid(context: Context) -> tuple[Avoid, ...]:
+    return tuple(Avoid(block, reason) for block, reason in context.doors.kernel.host_networks())
+
+
+def _claim_vni(
+    context: Context, repository: Repository, record: NetworkRecord, deadline: Deadline
+) -> tuple[NetworkRecord, Transaction]:
+    """A VNI: the one asked for, or the next after the last given out; the key of each number decides."""
+    asked = record.options.get(options.OVERLAY_VNIS)
+    if asked is not None:
+        number = options.vni(options.OVERLAY_VNIS, asked)
+        holder = repository.holder(keys.vni(number), deadline)
+        if holder is not None:
+            raise AlreadyExists("VNI", str(number), holder=f"network {holder[:12]}")
+        claim = Transaction((Absent(keys.vni(number)),), (Put(keys.vni(number), encode(NameClaim(record.id))),))
+        return attrs.evolve(record, vni=number), claim
+    hint = repository.read(NameClaim, keys.VNI_HINT, deadline)
+    start = int(hint.record.holder) if hint is not None and hint.record.holder.isdigit() else limits.VNI_MIN
+    taken = None
+    for step in range(limits.VNI_MAX - limits.VNI_MIN + 1):
+        number = limits.VNI_MIN + (start - limits.VNI_MIN + step) % (limits.VNI_MAX - limits.VNI_MIN + 1)
+        if step == 1 and taken is None:  # the hint was stale: one listing says which are free
+            listing = repository.store.list(keys.VNIS, deadline=deadline)
+            taken = {int(entry.key.rsplit("/", 1)[1]) for entry in listing.entries}
+        if (taken is None and repository.holder(keys.vni(number), deadline) is None) or (
+            taken is not None and number not in taken
+        ):
+            writes = (
+                Put(keys.vni(number), encode(NameClaim(record.id))),
+                Put(keys.VNI_HINT, encode(NameClaim(str(number + 1)))),
+            )
+            return attrs.evolve(record, vni=number), Transaction((Absent(keys.vni(number)),), writes)
+    raise Exhausted("VXLAN network identifier")
+
+
+def _intent(context: Context, verb: str, record: NetworkRecord) -> Intent:
+    return Intent(
+        operation=record.operation,
+        verb=verb,
+        scope=record.scope,
+        locks=(record.id,),
+        network_id=record.id,
+        started=round(context.doors.clock.wall(), 3),
+        boot_id=context.doors.kernel.boot_id,
+    )
+
+
+def _publish(context: Context, repository: Repository, record: NetworkRecord, deadline: Deadline) -> NetworkRecord:
+    ready = attrs.evolve(record, state="ready", operation="")
+    stored = repository.network(record.id, deadline)
+    if stored is None or stored.record.operation != record.operation:
+        raise NotFound("network", record.name, hint="it was taken for half-done and removed meanwhile")
+    repository.commit(stored.replace(ready) + drop(keys.intent(record.operation)), deadline)
+    return ready
+
+
+def _abandon(context: Context, repository: Repository, record: NetworkRecord) -> None:
+    """Undo the claims of a creation that failed; whatever fails here is recovery's to finish."""
+    deadline = context.doors.clock.deadline(context.settings.timeout)
+    try:
+        host_state.forget_settings(context, context.registry.driver(record.driver), record, deadline)
+        forget(context, repository, record, record.operation, deadline)
+    except CnmError as error:
+        context.log.error("network %s could not be undone yet: %s", record.id[:12], error)
+
+
+# -- delete --------------------------------------------------------------------------------------------------------------
+
+
+def delete_network(context: Context, record: NetworkRecord, deadline: Deadline, *, force: bool = False) -> None:
+    """Delete a network: mark it, make sure that nothing is in it, take it away, free its claims.
+
+    With ``force``, its endpoints are detached and deleted first; one that is attached on another host still refuses.
+    """
+    driver = context.registry.driver(record.driver)
+    repository = context.repository(record.scope)
+    if force:
+        for stored in repository.endpoints(record.id, deadline):
+            endpoints.delete_endpoint(context, record, stored.record, deadline, force=True)
+    with context.doors.locks.acquire_all(
+        ((host_state.lock_name(driver), False), (record.id, False)), deadline=deadline
+    ):
+        operation = context.new_operation()
+        marked = _mark(context, repository, record, operation, deadline)
+        _refuse_endpoints(context, repository, marked, deadline)
+        finish_delete(context, driver, repository, marked.record, operation, deadline)
+
+
+def _mark(
+    context: Context, repository: Repository, record: NetworkRecord, operation: str, deadline: Deadline
+) -> Stored[NetworkRecord]:
+    """The mark that keeps endpoints from appearing. A dead holder's mark is taken over; it is ours while we hold the lock."""
+
+    def attempt() -> None:
+        stored = repository.network(record.id, deadline)
+        if stored is None:
+            raise NotFound("network", record.name)
+        held = stored.record.mark
+        if held is not None and held.host != context.host_name:
+            raise InUse("network", record.name, [f"its deletion on host {held.host}"], hint="try again")
+        marked = attrs.evolve(
+            stored.record, state="deleting", operation=operation, mark=Mark(operation, context.host_name)
+        )
+        intent = context.begin(_intent(context, "delete_network", marked))
+        if repository is context.local:
+            repository.commit(stored.replace(marked) + intent, deadline, durable=False)
+        else:
+            context.local.commit(intent, deadline, durable=False)
+            repository.commit(stored.replace(marked), deadline)
+
+    retrying(deadline, f"deleting network {record.name!r}", attempt)
+    stored = repository.network(record.id, deadline)
+    assert stored is not None, "only the holder of its lock deletes a marked network"
+    return stored
+
+
+def _refuse_endpoints(
+    context: Context, repository: Repository, marked: Stored[NetworkRecord], deadline: Deadline
+) -> None:
+    """A list taken after the mark: some endpoints mean unmark and InUse, naming each, where it is and what to do."""
+    remaining = repository.endpoints(marked.record.id, deadline)
+    if not remaining:
+        return
+    unmark(context, repository, marked, deadline)
+    holders = []
+    for stored in remaining:
+        place = stored.record.attachment
+        where = f" in container {place.container_id} on host {place.host}" if place is not None else ""
+        holders.append(f"endpoint {stored.record.name} ({stored.record.id[:12]}){where}")
+    raise InUse("network", marked.record.name, holders, hint="delete its endpoints first, or delete(force=True)")
+
+
+def unmark(context: Context, repository: Repository, marked: Stored[NetworkRecord], deadline: Deadline) -> None:
+    """Make a marked network an ordinary one again."""
+    operation = marked.record.operation
+    ready = attrs.evolve(marked.record, state="ready", operation="", mark=None)
+    if repository is context.local:
+        repository.commit(marked.replace(ready) + drop(keys.intent(operation)), deadline)
+    else:
+        repository.commit(marked.replace(ready), deadline)
+        context.local.commit(drop(keys.intent(operation)), deadline, durable=False)
+
+
+def finish_delete(
+    context: Context, driver: Driver, repository: Repository, record: NetworkRecord, operation: str, deadline: Deadline
+) -> None:
+    """The part of a deletion that can only go forward; also what recovery calls."""
+    facts = context.facts(driver)
+    if driver.capabilities.presence == "created":
+        shared = host_state.base(context, driver, deadline, without=record.id)
+        before = [*host_state.base(context, driver, deadline), *driver.network(facts, NetworkView(record))]
+        context.engine.carry_out(delta(before, shared), deadline=deadline)
+        host_state.forget_settings(context, driver, record, deadline)
+        context.doors.kernel.sweep()
+    forget(context, repository, record, operation, deadline)
+
+
+def forget(context: Context, repository: Repository, record: NetworkRecord, operation: str, deadline: Deadline) -> None:
+    """Free a network's claims and delete its record and the operation's intent. Repeating it does no harm."""
+    ipam = context.ipam(record.ipam_driver, record.scope)
+    driver = context.registry.driver(record.driver)
+    if record.pools:
+        ipam.purge(repository.store, record.pools, deadline=deadline)
+
+    def attempt() -> None:
+        stored = repository.network(record.id, deadline)
+        gone = Transaction()
+        if stored is not None:
+            gone += stored.delete() + drop(keys.network_name(record.name))
+            if record.pools:
+                gone += ipam.release_pools(repository.store, record.pools, record.id, deadline=deadline)
+            if record.vni is not None:
+                gone += drop(keys.vni(record.vni))
+            if driver.capabilities.singleton:
+                gone += drop(keys.singleton(driver.name))
+        if repository is context.local:
+            repository.commit(gone + drop(keys.intent(operation), keys.presence(record.id)), deadline)
+        else:
+            if stored is not None:
+                repository.commit(gone, deadline)
+            context.local.commit(drop(keys.intent(operation), keys.presence(record.id)), deadline, durable=False)
+
+    retrying(deadline, f"deleting network {record.name!r}", attempt)

@@ -1,0 +1,144 @@
+"""Ports of this host that endpoints publish: chosen, claimed in the host's own store, and given back.
+
+One key per protocol and port holds who published it at which host address; a wildcard address clashes with every other of
+its family. A port that some process of the host listens on is refused too: the firewall would take its traffic away.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Final
+
+import attrs
+
+from libcnm.contracts.driver import Driver
+from libcnm.controller.context import Context
+from libcnm.controller.repository import create
+from libcnm.errors import AlreadyExists, Exhausted, Invalid, NotSupported
+from libcnm.kv.base import Transaction
+from libcnm.model import keys
+from libcnm.model.addresses import IPAddress
+from libcnm.model.deadline import Deadline
+from libcnm.model.ports import Port
+from libcnm.model.records import EndpointRecord, NetworkRecord, PortClaim
+
+_DYNAMIC_FIRST: Final = 49152
+_DYNAMIC_LAST: Final = 65535
+"""RFC 6335's dynamic ports, from which one is chosen when the user gives none."""
+_TRIES: Final = 64
+
+
+def choose(
+    context: Context, driver: Driver, network: NetworkRecord, record: EndpointRecord, deadline: Deadline
+) -> tuple[Port, ...]:
+    """The ports as they will be bound: an address and a host port each. Raises AlreadyExists, Invalid, Exhausted."""
+    if not record.ports or network.internal or not driver.gateways(network):
+        return ()
+    versions = {interface.version for interface in record.addresses}
+    bound: list[Port] = []
+    for port in record.ports:
+        addresses = [ip for ip in _addresses(context, driver, network, port) if ip.version in versions]
+        if not addresses:
+            raise Invalid("port", str(port), "has no host address of an IP version that the endpoint has")
+        number = port.host_port or _free(context, port, addresses, deadline)
+        for address in addresses:
+            one = attrs.evolve(port, host_port=number, host_address=address)
+            _refuse_taken(context, one, record.id, deadline)
+            bound.append(one)
+    return tuple(dict.fromkeys(bound))
+
+
+def _addresses(context: Context, driver: Driver, network: NetworkRecord, port: Port) -> tuple[IPAddress, ...]:
+    if port.host_address is not None:
+        return (port.host_address,)
+    of_network = getattr(driver, "default_host_ips", None)
+    chosen: tuple[IPAddress, ...] = of_network(network) if of_network is not None else ()
+    return chosen or context.settings.default_host_ips
+
+
+def _free(context: Context, port: Port, addresses: list[IPAddress], deadline: Deadline) -> int:
+    span = _DYNAMIC_LAST - _DYNAMIC_FIRST + 1
+    start = context.doors.entropy.below(span)
+    for step in range(_TRIES):
+        number = _DYNAMIC_FIRST + (start + step) % span
+        if all(_holder(context, attrs.evolve(port, host_port=number, host_address=ip), deadline) is None for ip in addresses):
+            return number
+    raise Exhausted("host port", [f"{_TRIES} ports from {_DYNAMIC_FIRST + start % span} on are taken"])
+
+
+def _refuse_taken(context: Context, port: Port, endpoint_id: str, deadline: Deadline) -> None:
+    holder = _holder(context, port, deadline)
+    if holder is not None and holder != endpoint_id:
+        named = holder if " " in holder else f"endpoint {holder[:12]}"
+        raise AlreadyExists("port", f"{port.host_address} {port.host_port}/{port.protocol}", holder=named)
+
+
+def _holder(context: Context, port: Port, deadline: Deadline) -> str | None:
+    """Who has the port at that address (or at one that includes it), or None."""
+    stored = context.local.port(port.protocol, port.host_port, deadline)
+    for text, holder in (stored.record.holders if stored is not None else {}).items():
+        if _clash(text, port.host_address):
+            return holder
+    return "a process of this host" if _listened_on(context, port) else None
+
+
+def _clash(text: str, address: IPAddress | None) -> bool:
+    if address is None or (":" in text) != (address.version == 6):
+        return False
+    return text == str(address) or address.is_unspecified or text in ("0.0.0.0", "::")  # noqa: S104  # compared, not bound
+
+
+def _listened_on(context: Context, port: Port) -> bool:
+    address = port.host_address
+    assert address is not None, "ports are asked about by address"
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
+    try:
+        probe = context.doors.kernel.open_socket("", family, kind)
+    except NotSupported:
+        return False
+    with probe:
+        if kind == socket.SOCK_STREAM:  # so that connections in TIME_WAIT are not taken for a listener
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            probe.bind((str(address), port.host_port))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL and not address.is_loopback:
+                raise Invalid("port", str(port), f"binds to {address}, which is no address of this host") from None
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
+def claim(context: Context, record: EndpointRecord, ports: tuple[Port, ...], deadline: Deadline) -> Transaction:
+    """The writes that make the ports this endpoint's; part of the join's first transaction."""
+    found = Transaction()
+    for (protocol, number), addresses in _grouped(ports).items():
+        stored = context.local.port(protocol, number, deadline)
+        mine = {str(address): record.id for address in addresses}
+        if stored is None:
+            found += create(keys.port(protocol, number), PortClaim(mine))
+        else:
+            found += stored.replace(PortClaim({**stored.record.holders, **mine}))
+    return found
+
+
+def release(context: Context, record: EndpointRecord, ports: tuple[Port, ...], deadline: Deadline) -> Transaction:
+    """The writes that give them back; those that somebody else holds by now are left alone."""
+    found = Transaction()
+    for protocol, number in _grouped(ports):
+        stored = context.local.port(protocol, number, deadline)
+        if stored is None:
+            continue
+        left = {address: holder for address, holder in stored.record.holders.items() if holder != record.id}
+        found += stored.replace(PortClaim(left)) if left else stored.delete()
+    return found
+
+
+def _grouped(ports: tuple[Port, ...]) -> dict[tuple[str, int], list[IPAddress | None]]:
+    found: dict[tuple[str, int], list[IPAddress | None]] = {}
+    for port in ports:
+        found.setdefault((port.protocol, port.host_port), []).append(port.host_address)
+    return found

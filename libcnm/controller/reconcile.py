@@ -1,0 +1,220 @@
+"""Reconcile: what should be there, what is there, and the difference: printed (``doctor``) or made so (healing).
+
+It works in units, each under the lock of its object, taken without waiting: a verb under way is left alone and looked at
+again later. The kernel is read before the records, so that nothing a verb has just made can look like a leftover.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import attrs
+
+from libcnm.controller import desired, host_state
+from libcnm.controller.context import Context
+from libcnm.controller.delta import changes_in_place, delta
+from libcnm.controller.repository import Stored
+from libcnm.kernel.resources import Namespace, Sysctl
+from libcnm.model.deadline import Deadline
+from libcnm.model.records import NetworkRecord, SandboxRecord, Scope
+from libcnm.model.resource import Identity, Observed, Resource, by_identity
+
+log = logging.getLogger("libcnm.reconcile")
+
+
+@attrs.frozen
+class Difference:
+    """One row of ``doctor``: what is wrong with one resource."""
+
+    problem: Literal["missing", "different", "leftover", "in the way"]
+    wanted: Resource | None
+    there: Resource | None
+
+    def __str__(self) -> str:
+        one = self.wanted or self.there
+        assert one is not None, "a difference is about something"
+        name = " ".join(part or "host" for part in one.identity)
+        if self.problem == "different":
+            return f"different: {name}: {self.there} should be {self.wanted}"
+        return f"{self.problem}: {name}"
+
+
+@attrs.frozen
+class Unit:
+    """What one object wants, and the locks under which that is settled."""
+
+    name: str
+    locks: tuple[str, ...]
+    resources: tuple[Resource, ...]
+
+
+def doctor(context: Context, deadline: Deadline) -> list[Difference]:
+    """Every difference between what the records want and what this host has; changes nothing."""
+    wanted = {identity: r for unit in units(context, deadline) for identity, r in by_identity(unit.resources).items()}
+    there = observe(context, wanted.values(), deadline)
+    return [*differences(wanted.values(), there), *leftovers(context, wanted, there, deadline)]
+
+
+def heal(context: Context, deadline: Deadline) -> list[Difference]:
+    """Make good what is missing or different, and remove what is ours and wanted by nobody; returns what was found.
+
+    Objects whose lock is held are skipped: their verb is under way.
+    """
+    healed: list[Difference] = []
+    everything: dict[Identity, Resource] = {}
+    before = observe(context, (), deadline)
+    for unit in units(context, deadline):
+        everything.update(by_identity(unit.resources))
+        found = _heal_unit(context, unit, deadline)
+        healed.extend(found)
+    gone = leftovers(context, everything, before, deadline)
+    if gone:
+        removals = delta([row.there for row in gone if row.there is not None], ())
+        context.engine.carry_out(removals, deadline=deadline)
+        context.doors.kernel.sweep()
+        healed.extend(gone)
+    for row in healed:
+        log.warning("healed: %s", row)
+    return healed
+
+
+def _heal_unit(context: Context, unit: Unit, deadline: Deadline) -> list[Difference]:
+    held = []
+    try:
+        for name in unit.locks:
+            lock = context.doors.locks.try_acquire(name)
+            if lock is None:
+                return []
+            held.append(lock)
+        fresh = next((one for one in units(context, deadline) if one.name == unit.name), None)
+        if fresh is None:
+            return []
+        found = differences(fresh.resources, observe(context, fresh.resources, deadline))
+        repairable = [row for row in found if row.problem != "in the way"]
+        wanted = [row.wanted for row in repairable if row.wanted is not None]
+        there = [row.there for row in repairable if row.there is not None]
+        if wanted:
+            context.engine.carry_out(delta(there, wanted), deadline=deadline)
+        return found
+    finally:
+        for lock in reversed(held):
+            lock.release()
+
+
+# -- what should be there ----------------------------------------------------------------------------------------------------
+
+
+def units(context: Context, deadline: Deadline) -> Iterator[Unit]:
+    """Every object of this host that has something in the kernel: networks first, then sandboxes."""
+    by_driver: dict[str, list[NetworkRecord]] = {}
+    present: list[tuple[Scope, Stored[NetworkRecord]]] = []
+    for scope, repository in context.repositories():
+        for stored in repository.networks(deadline):
+            if stored.record.state == "ready":
+                present.append((scope, stored))
+                by_driver.setdefault(stored.record.driver, []).append(stored.record)
+    for name, records in by_driver.items():
+        driver = context.registry.driver(name)
+        if driver.capabilities.presence == "created" and records:
+            base = tuple(host_state.base(context, driver, deadline))
+            yield Unit(f"driver {name}", (host_state.lock_name(driver),), base)
+    for _, stored in present:
+        yield from _network_unit(context, stored.record, deadline)
+    for sandbox in context.local.sandboxes(deadline):
+        if sandbox.record.state == "ready" and sandbox.record.boot_id == context.doors.kernel.boot_id:
+            yield _sandbox_unit(context, sandbox.record, deadline)
+
+
+def _network_unit(context: Context, record: NetworkRecord, deadline: Deadline) -> Iterator[Unit]:
+    driver = context.registry.driver(record.driver)
+    facts = context.facts(driver)
+    if driver.capabilities.presence == "attached":
+        found = context.local.presence(record.id, deadline)
+        if found is None or not found.record.active or found.record.boot_id != context.doors.kernel.boot_id:
+            return
+    view = context.view(record, deadline)
+    resources = list(driver.network(facts, view))
+    if driver.capabilities.presence == "attached":
+        for stored in context.repository(record.scope).endpoints(record.id, deadline):
+            place = stored.record.attachment
+            if place is not None and place.state == "ready" and place.host != context.host_name:
+                resources.extend(driver.peer(facts, view, stored.record))
+    if resources:
+        yield Unit(f"network {record.id}", (record.id,), tuple(desired.unique(resources)))
+
+
+def _sandbox_unit(context: Context, record: SandboxRecord, deadline: Deadline) -> Unit:
+    plugs = [plug for plug in context.plugs(record.id, deadline) if plug.place.state == "ready"]
+    resources: list[Resource] = list(desired.sandbox_base(record))
+    if plugs:
+        # Firewall names and default host addresses are the same for all drivers of this host; any plug's facts serve.
+        resources.extend(desired.sandbox(context.facts(plugs[0].driver), plugs))
+    return Unit(f"sandbox {record.id}", (record.id,), tuple(desired.unique(resources)))
+
+
+# -- what is there -----------------------------------------------------------------------------------------------------------
+
+
+def observe(context: Context, wanted: Iterable[Resource], deadline: Deadline) -> dict[Identity, Observed]:
+    """The host's namespace and those that ``wanted`` mentions, by identity. Sysctls are read one by one."""
+    kernel = context.doors.kernel
+    resources = tuple(wanted)
+    namespaces = {"", *(resource.identity[1] for resource in resources)}
+    namespaces |= {resource.name for resource in resources if isinstance(resource, Namespace)}
+    found = {one.resource.identity: one for one in kernel.read(namespaces, deadline=deadline)}
+    for resource in resources:
+        if isinstance(resource, Sysctl):
+            one = kernel.read_one(resource, deadline=deadline)
+            if one is not None:
+                found[resource.identity] = one
+    doors = context.engine.doors()
+    for resource in resources:
+        door = doors.get(type(resource))
+        if door is not None:
+            one = door.read_one(resource, deadline=deadline)
+            if one is not None:
+                found[resource.identity] = one
+    return found
+
+
+def differences(wanted: Iterable[Resource], there: dict[Identity, Observed]) -> list[Difference]:
+    """Row by row: missing, different, or in the way (there, different, and not ours)."""
+    rows: list[Difference] = []
+    for resource in wanted:
+        one = there.get(resource.identity)
+        if one is None:
+            rows.append(Difference("missing", resource, None))
+        elif one.resource == resource:
+            continue
+        elif isinstance(resource, Sysctl) or one.ours:
+            rows.append(Difference("different", resource, one.resource))
+        elif changes_in_place(one.resource, resource) or not one.ours:
+            rows.append(Difference("in the way", resource, one.resource))
+    return rows
+
+
+def leftovers(
+    context: Context, wanted: dict[Identity, Resource], there: dict[Identity, Observed], deadline: Deadline
+) -> list[Difference]:
+    """What carries our mark in the host's namespace and nobody wants. None are named while a verb is under way."""
+    if context.local.intents(deadline):
+        return []
+    wanted_now = {i for unit in units(context, deadline) for i in by_identity(unit.resources)} | wanted.keys()
+    provided = {p for unit in units(context, deadline) for r in unit.resources for p in r.provides}
+    rows = []
+    for identity, one in there.items():
+        host_wide = identity[1] == "" and one.ours and not isinstance(one.resource, Sysctl)
+        if host_wide and identity not in wanted_now and identity not in provided and _belongs_to(context, one.resource):
+            rows.append(Difference("leftover", None, one.resource))
+    return rows
+
+
+def _belongs_to(context: Context, resource: Resource) -> bool:
+    """True when the mark says that this installation made it, as far as the mark can tell installations apart."""
+    table = getattr(resource, "table", None) if resource.kind == "firewall-element" else None
+    name = table if table is not None else getattr(resource, "name", "") if resource.kind == "firewall-table" else None
+    if name is not None:
+        return bool(name == f"cnm-{context.installation.id[:12]}")
+    return True

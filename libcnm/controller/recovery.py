@@ -1,0 +1,174 @@
+"""After a crash, and after a boot: verbs that were left half-done are undone or finished, by whoever comes next.
+
+An intent is half-done exactly when its locks can be taken: the kernel frees the locks of a dead process, and a paused one
+keeps them. Creations and joins are undone, leaves and deletions are finished, with the same functions that the verbs use.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+from libcnm.contracts.driver import NetworkView
+from libcnm.controller import attach, host_state, networks, sandboxes
+from libcnm.controller.context import Context
+from libcnm.controller.delta import delta
+from libcnm.controller.repository import Stored, drop, retrying
+from libcnm.errors import CnmError, DeadlineExceeded
+from libcnm.kv.base import Transaction
+from libcnm.model import keys
+from libcnm.model.deadline import Deadline
+from libcnm.model.records import EndpointRecord, Intent
+
+log = logging.getLogger("libcnm.recovery")
+
+
+def recover(context: Context, deadline: Deadline) -> int:
+    """Settle every half-done verb of this host; returns how many there were. One that cannot be settled now is left."""
+    settled = 0
+    for stored in context.local.intents(deadline):
+        try:
+            settled += _settle(context, stored, deadline)
+        except DeadlineExceeded:
+            raise
+        except CnmError as error:
+            log.error("%s %s cannot be settled yet: %s", stored.record.verb, stored.record.operation[:12], error)
+    return settled
+
+
+def forget_earlier_boots(context: Context, deadline: Deadline) -> None:
+    """Drop what did not survive the reboot: sandboxes, this host's attachments, presences, port claims, settings."""
+    boot_id = context.doors.kernel.boot_id
+    for stored in context.local.sandboxes(deadline):
+        if stored.record.boot_id == boot_id:
+            continue
+        log.info("sandbox of %s ended with an earlier boot", stored.record.container_id)
+        for scope, network_id, endpoint_id in context.local.attached(stored.record.id, deadline):
+            _detach_after_boot(context, scope, network_id, endpoint_id, deadline)
+        context.doors.files.remove_folder(context.settings.paths.sandbox(stored.record.id))
+        context.local.commit(
+            drop(keys.sandbox(stored.record.id), keys.container(stored.record.container_id)), deadline
+        )
+    stale = [stored for stored in context.local.presences(deadline) if stored.record.active and stored.record.boot_id != boot_id]
+    for presence in stale:
+        context.local.commit(presence.replace(attrs.evolve(presence.record, active=False)), deadline)
+    old = [stored.key for stored in context.local.host_settings(deadline) if stored.record.boot_id != boot_id]
+    if old:
+        context.local.commit(drop(*old), deadline)
+
+
+def _detach_after_boot(context: Context, scope: str, network_id: str, endpoint_id: str, deadline: Deadline) -> None:
+    repository = context.repository("global" if scope == "global" else "local")
+    network = repository.network(network_id, deadline)
+    endpoint = repository.endpoint(network_id, endpoint_id, deadline)
+    if network is None or endpoint is None or endpoint.record.attachment is None:
+        return
+    place = endpoint.record.attachment
+    if place.host == context.host_name and place.boot_id != context.doors.kernel.boot_id:
+        attach.release(context, network.record, endpoint.record, place, deadline)
+
+
+def _settle(context: Context, stored: Stored[Intent], deadline: Deadline) -> bool:
+    intent = stored.record
+    held = []
+    try:
+        for name in intent.locks:
+            lock = context.doors.locks.try_acquire(name)
+            if lock is None:
+                return False  # its verb is alive: running, or paused
+            held.append(lock)
+        if context.local.read(Intent, stored.key, deadline) is None:
+            return False  # it ended between our list and our lock
+        log.info("settling a half-done %s (operation %s)", intent.verb, intent.operation[:12])
+        if intent.boot_id != context.doors.kernel.boot_id:
+            log.info("it began in an earlier boot")
+        _VERBS[intent.verb](context, intent, deadline)
+        return True
+    finally:
+        for lock in reversed(held):
+            lock.release()
+
+
+def _undo_create_network(context: Context, intent: Intent, deadline: Deadline) -> None:
+    repository = context.repository(intent.scope)
+    stored = repository.network(intent.network_id, deadline)
+    if stored is None or stored.record.operation != intent.operation:
+        context.local.commit(drop(keys.intent(intent.operation)), deadline)
+        return
+    driver = context.registry.driver(stored.record.driver)
+    with context.doors.locks.acquire(host_state.lock_name(driver), deadline=deadline):
+        shared = host_state.base(context, driver, deadline, without=stored.record.id)
+        made = [
+            *host_state.base(context, driver, deadline),
+            *driver.network(context.facts(driver), NetworkView(stored.record)),
+        ]
+        context.engine.carry_out(delta(made, shared), deadline=deadline)
+        host_state.forget_settings(context, driver, stored.record, deadline)
+        networks.forget(context, repository, stored.record, intent.operation, deadline)
+
+
+def _finish_delete_network(context: Context, intent: Intent, deadline: Deadline) -> None:
+    repository = context.repository(intent.scope)
+    stored = repository.network(intent.network_id, deadline)
+    if stored is None:
+        context.local.commit(drop(keys.intent(intent.operation), keys.presence(intent.network_id)), deadline)
+    elif stored.record.operation != intent.operation:
+        context.local.commit(drop(keys.intent(intent.operation)), deadline)
+    elif repository.endpoints(intent.network_id, deadline):
+        networks.unmark(context, repository, stored, deadline)
+    else:
+        driver = context.registry.driver(stored.record.driver)
+        with context.doors.locks.acquire(host_state.lock_name(driver), deadline=deadline):
+            networks.finish_delete(context, driver, repository, stored.record, intent.operation, deadline)
+
+
+def _undo_attachment(context: Context, intent: Intent, deadline: Deadline) -> None:
+    """Undo a join, finish a leave: either way the endpoint ends attached to nothing."""
+    repository = context.repository(intent.scope)
+    network = repository.network(intent.network_id, deadline)
+    stored = repository.endpoint(intent.network_id, intent.endpoint_id, deadline)
+    assert intent.attachment is not None, "joins and leaves say what they attach"
+    if network is None:
+        context.local.commit(_ledger_and_intent(intent), deadline)
+        return
+    place = None if stored is None else stored.record.attachment
+    if place is not None and place.operation != intent.operation:
+        # A join that was committed, or an attachment that is none of this verb's business: only the note is stale. A leave
+        # that never got as far as the endpoint's record has changed nothing either.
+        context.local.commit(drop(keys.intent(intent.operation)), deadline)
+        return
+    record = stored.record if stored is not None else EndpointRecord(intent.endpoint_id, "", intent.network_id)
+    driver = context.registry.driver(network.record.driver)
+    with_place = attrs.evolve(record, attachment=intent.attachment)
+    attach.finish_leave(context, driver, network.record, with_place, deadline)
+
+
+def _ledger_and_intent(intent: Intent) -> Transaction:
+    ledger = keys.attachment(intent.sandbox_id, intent.scope, intent.network_id, intent.endpoint_id)
+    return drop(keys.intent(intent.operation), ledger)
+
+
+def _remove_sandbox(context: Context, intent: Intent, deadline: Deadline) -> None:
+    """Undo a creation, finish a deletion: either way the sandbox ends."""
+
+    def attempt() -> None:
+        stored = context.local.sandbox(intent.sandbox_id, deadline)
+        if stored is None or stored.record.operation != intent.operation:
+            context.local.commit(drop(keys.intent(intent.operation)), deadline)
+            return
+        sandboxes.finish_delete(context, stored.record, intent.operation, deadline)
+
+    retrying(deadline, "settling a sandbox", attempt)
+
+
+_VERBS: Final[dict[str, Callable[[Context, Intent, Deadline], None]]] = {
+    "create_network": _undo_create_network,
+    "delete_network": _finish_delete_network,
+    "join": _undo_attachment,
+    "leave": _undo_attachment,
+    "create_sandbox": _remove_sandbox,
+    "delete_sandbox": _remove_sandbox,
+}

@@ -1,0 +1,93 @@
+"""Plug-ins by name, through entry points (stevedore). Loading one never imports the others.
+
+A name that nobody provides, two distributions that provide one name, and a plug-in that cannot be imported are three
+different errors, each naming the distribution.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from libcnm.contracts.driver import Driver
+from libcnm.contracts.ipam import IpamDriver, IpamFacts
+from libcnm.errors import DriverError, NotFound
+
+DRIVERS = "libcnm.drivers"
+IPAM = "libcnm.ipam"
+
+Plugin = TypeVar("Plugin")
+
+
+class Registry:
+    """Drivers and IPAMs by name, loaded on first use and kept. Thread-safe."""
+
+    def __init__(
+        self, drivers: Mapping[str, Driver] | None = None, ipams: Mapping[str, IpamDriver] | None = None
+    ) -> None:
+        self._drivers: dict[str, Driver] = dict(drivers or {})
+        self._ipams: dict[tuple[str, str], IpamDriver] = {}
+        self._given_ipams = dict(ipams or {})
+        self._lock = threading.Lock()
+
+    def driver(self, name: str) -> Driver:
+        """The network driver of that name; NotFound or DriverError."""
+        with self._lock:
+            if name not in self._drivers:
+                found: Any = _load(DRIVERS, "driver", name, Driver)
+                self._drivers[name] = _construct(name, found, lambda: found())
+            return self._drivers[name]
+
+    def ipam(self, name: str, facts: IpamFacts) -> IpamDriver:
+        """The IPAM of that name for one address space; NotFound or DriverError."""
+        with self._lock:
+            known = self._given_ipams.get(name) or self._ipams.get((name, facts.space))
+            if known is None:
+                found: Any = _load(IPAM, "IPAM driver", name, IpamDriver)
+                known = self._ipams[name, facts.space] = _construct(name, found, lambda: found.open(facts))
+            return known
+
+    def loaded_drivers(self) -> tuple[Driver, ...]:
+        """Those drivers that have been used so far."""
+        with self._lock:
+            return tuple(self._drivers.values())
+
+
+def names(group: str) -> tuple[str, ...]:
+    """The names that some distribution provides in a group, sorted; nothing is imported."""
+    from importlib.metadata import entry_points
+
+    return tuple(sorted({point.name for point in entry_points(group=group)}))
+
+
+def _load(group: str, kind: str, name: str, base: type) -> Any:
+    # Imported here: stevedore costs 75 ms, which `import libcnm` must not pay.
+    from importlib.metadata import entry_points
+
+    from stevedore import DriverManager, ExtensionManager
+    from stevedore.exception import MultipleMatches, NoMatches
+
+    # stevedore would read a cache file in the home folder otherwise: whoever can write that chooses what root imports.
+    points = list(entry_points(group=group))
+    ExtensionManager.ENTRY_POINT_CACHE[group] = points
+    origin = next((point.dist.name for point in points if point.name == name and point.dist), None)
+    try:
+        found = DriverManager(group, name, invoke_on_load=False).driver
+    except NoMatches:
+        raise NotFound(kind, name, hint=f"known: {', '.join(names(group))}") from None
+    except MultipleMatches:
+        owners = sorted(point.dist.name for point in points if point.name == name and point.dist)
+        raise DriverError(name, f"is provided by several distributions: {', '.join(owners)}", hint="remove one") from None
+    except Exception as error:
+        raise DriverError(name, f"cannot be loaded: {error!r}", distribution=origin) from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise DriverError(name, f"is not a {base.__module__}.{base.__qualname__}", distribution=origin)
+    return found
+
+
+def _construct(name: str, found: type, make: Callable[[], Plugin]) -> Plugin:
+    try:
+        return make()
+    except Exception as error:
+        raise DriverError(name, f"cannot be constructed: {error!r}", distribution=found.__module__) from error

@@ -1,0 +1,184 @@
+"""Records in a store: typed reading and writing, and the search by name, id or id prefix. The only place that knows keys.
+
+The same code serves the host's own store and the cluster's. A transaction is built from small pieces (``put``, ``claim``,
+``same``) that add up with ``+``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+import attrs
+
+from libcnm.errors import Conflict, NotFound
+from libcnm.kv.base import Absent, Committed, Delete, Entry, Put, Store, Transaction, VersionIs
+from libcnm.model import keys, limits
+from libcnm.model.codec import decode, encode
+from libcnm.model.deadline import Deadline
+from libcnm.model.ids import looks_like_id
+from libcnm.model.records import (
+    EndpointRecord,
+    HostSetting,
+    Intent,
+    NameClaim,
+    NetworkRecord,
+    PortClaim,
+    Presence,
+    RequestResult,
+    SandboxRecord,
+)
+
+Record = TypeVar("Record", bound=attrs.AttrsInstance)
+Result = TypeVar("Result")
+
+
+@attrs.frozen
+class Stored(Generic[Record]):
+    """A record as it was read, with what a later write compares."""
+
+    key: str
+    version: int
+    record: Record
+
+    @property
+    def same(self) -> Transaction:
+        """The compare that nobody has written it since."""
+        return Transaction((VersionIs(self.key, self.version),))
+
+    def replace(self, record: Record) -> Transaction:
+        """Write a successor, if nobody has written since."""
+        return Transaction((VersionIs(self.key, self.version),), (Put(self.key, encode(record)),))
+
+    def delete(self) -> Transaction:
+        """Delete it, if nobody has written since."""
+        return Transaction((VersionIs(self.key, self.version),), (Delete(self.key),))
+
+
+def create(key: str, record: attrs.AttrsInstance) -> Transaction:
+    """Write a record where there must be none: a claim."""
+    return Transaction((Absent(key),), (Put(key, encode(record)),))
+
+
+def put(key: str, record: attrs.AttrsInstance) -> Transaction:
+    """Write a record whatever is there."""
+    return Transaction((), (Put(key, encode(record)),))
+
+
+def drop(*dropped: str) -> Transaction:
+    """Delete keys, there or not."""
+    return Transaction((), tuple(Delete(key) for key in dropped))
+
+
+class Repository:
+    """One store's records."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # -- one record -----------------------------------------------------------------------------------------------------
+
+    def read(self, cls: type[Record], key: str, deadline: Deadline) -> Stored[Record] | None:
+        """The record at a key, or None; Corrupt when it is not one."""
+        entry = self.store.get(key, deadline=deadline)
+        return None if entry is None else _stored(cls, entry)
+
+    def network(self, network_id: str, deadline: Deadline) -> Stored[NetworkRecord] | None:
+        """A network by its full id."""
+        return self.read(NetworkRecord, keys.network(network_id), deadline)
+
+    def endpoint(self, network_id: str, endpoint_id: str, deadline: Deadline) -> Stored[EndpointRecord] | None:
+        """An endpoint by its full id."""
+        return self.read(EndpointRecord, keys.endpoint(network_id, endpoint_id), deadline)
+
+    def sandbox(self, sandbox_id: str, deadline: Deadline) -> Stored[SandboxRecord] | None:
+        """A sandbox by its full id."""
+        return self.read(SandboxRecord, keys.sandbox(sandbox_id), deadline)
+
+    def presence(self, network_id: str, deadline: Deadline) -> Stored[Presence] | None:
+        """A network's presence on this host."""
+        return self.read(Presence, keys.presence(network_id), deadline)
+
+    def port(self, protocol: str, number: int, deadline: Deadline) -> Stored[PortClaim] | None:
+        """Who published a port."""
+        return self.read(PortClaim, keys.port(protocol, number), deadline)
+
+    def request(self, request_id: str, deadline: Deadline) -> Stored[RequestResult] | None:
+        """What a request made."""
+        return self.read(RequestResult, keys.request(request_id), deadline)
+
+    def holder(self, key: str, deadline: Deadline) -> str | None:
+        """Whose a claimed name is."""
+        found = self.read(NameClaim, key, deadline)
+        return None if found is None else found.record.holder
+
+    # -- many -----------------------------------------------------------------------------------------------------------
+
+    def networks(self, deadline: Deadline) -> list[Stored[NetworkRecord]]:
+        """All networks, those being made or deleted included."""
+        return self._all(NetworkRecord, keys.NETWORKS, deadline)
+
+    def endpoints(self, network_id: str, deadline: Deadline) -> list[Stored[EndpointRecord]]:
+        """All endpoints of a network."""
+        return self._all(EndpointRecord, keys.endpoints(network_id), deadline)
+
+    def sandboxes(self, deadline: Deadline) -> list[Stored[SandboxRecord]]:
+        """All sandboxes of this host."""
+        return self._all(SandboxRecord, keys.SANDBOXES, deadline)
+
+    def intents(self, deadline: Deadline) -> list[Stored[Intent]]:
+        """Verbs that have begun and not ended."""
+        return self._all(Intent, keys.INTENTS, deadline)
+
+    def presences(self, deadline: Deadline) -> list[Stored[Presence]]:
+        """Networks that are, or have been, present on this host."""
+        return self._all(Presence, keys.PRESENCES, deadline)
+
+    def host_settings(self, deadline: Deadline) -> list[Stored[HostSetting]]:
+        """Host-wide sysctls that were changed."""
+        return self._all(HostSetting, keys.HOST_SETTINGS, deadline)
+
+    def attached(self, sandbox_id: str, deadline: Deadline) -> list[tuple[str, str, str]]:
+        """The ledger of a sandbox's attachments: ``(scope, network id, endpoint id)``; the endpoints' records decide."""
+        prefix = keys.attachments(sandbox_id)
+        entries = self.store.list(prefix, deadline=deadline).entries
+        return [keys.split_attachment(entry.key) for entry in entries]
+
+    def _all(self, cls: type[Record], prefix: str, deadline: Deadline) -> list[Stored[Record]]:
+        return [_stored(cls, entry) for entry in self.store.list(prefix, deadline=deadline).entries]
+
+    # -- writing --------------------------------------------------------------------------------------------------------
+
+    def commit(self, transaction: Transaction, deadline: Deadline, *, durable: bool = True) -> Committed:
+        """One transaction; see :meth:`libcnm.kv.base.Store.transact`."""
+        return self.store.transact(transaction, deadline=deadline, durable=durable)
+
+
+def retrying(deadline: Deadline, what: str, attempt: Callable[[], Result]) -> Result:
+    """Call ``attempt`` (which reads, decides and commits) until no compare fails; its own typed errors end it."""
+    for _ in range(limits.CONFLICT_RETRIES):
+        deadline.check(what)
+        try:
+            return attempt()
+        except Conflict as conflict:
+            last = conflict
+    raise last
+
+
+def find(
+    kind: str, ref: str, records: Iterable[Record], identity: Callable[[Record], str], name: Callable[[Record], str]
+) -> list[Record]:
+    """Who answers to ``ref``: a full id, else a name, else an id prefix. NotFound when nobody does."""
+    known = list(records)
+    for answers in (
+        [record for record in known if identity(record) == ref],
+        [record for record in known if name(record) == ref],
+        [record for record in known if looks_like_id(ref) and identity(record).startswith(ref)],
+    ):
+        if answers:
+            return answers
+    raise NotFound(kind, ref)
+
+
+def _stored(cls: type[Record], entry: Entry) -> Stored[Record]:
+    return Stored(entry.key, entry.version, decode(cls, entry.value, entry.key))

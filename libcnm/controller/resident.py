@@ -1,0 +1,282 @@
+"""The resident: one process per installation that serves names, follows the stores, heals, and sweeps.
+
+Elected by a lock file, started by the first controller that needs one, gone shortly after the last sandbox. Verbs run in
+their callers' processes; a caller that has changed something says ``sync`` and gets its answer when the resident has taken
+in everything committed before. It keeps nothing that is not in the stores: killed, it is replaced by the next.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import selectors
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from libcnm.controller.context import Context
+from libcnm.controller.dns_names import DnsNames
+from libcnm.controller.follower import Follower
+from libcnm.controller.healer import Healer
+from libcnm.controller.recovery import recover
+from libcnm.errors import CnmError
+from libcnm.kv.base import Gap, Store
+from libcnm.model.deadline import Deadline
+
+log = logging.getLogger("libcnm.resident")
+
+LOCK: Final = "resident"
+LINGER_SECONDS: Final = 1.0
+"""How long it stays when there is no sandbox: scripts that make one after the other keep one resident."""
+REQUEST_OCTETS: Final = 4096
+WATCH_SECONDS: Final = 1.0
+
+
+class Resident:
+    """The resident of one installation; ``serve`` runs it until it is not needed, ``stop`` ends it early."""
+
+    def __init__(self, context: Context, *, linger: float | None = LINGER_SECONDS) -> None:
+        self._context = context
+        self._linger = linger
+        self._names = DnsNames(context.doors.kernel, context.doors.clock, context.doors.entropy)
+        self._follower = Follower(context, self._names)
+        self._following = threading.Lock()
+        self._stopping = threading.Event()
+        self._needed = context.doors.clock.monotonic()
+        self._selector = selectors.DefaultSelector()
+        self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._guardian = -1
+        self._partial: dict[socket.socket, bytes] = {}
+        self.healer = Healer(context, self._healed)
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+
+    def serve(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until stopped or not needed any more. ``ready`` is called once requests are answered."""
+        listener = self._listen()
+        threads = self._threads()
+        try:
+            self._names.start()
+            recover(self._context, self._deadline())
+            self._sync()
+            for thread in threads:
+                thread.start()
+            self.healer.start()
+            ready()
+            while not self._stopping.is_set():
+                self._turn()
+                if self._unneeded():
+                    break
+        finally:
+            self._close(listener, threads)
+
+    def stop(self) -> None:
+        """End :meth:`serve`; from any thread."""
+        self._stopping.set()
+        self._wake()
+
+    def _close(self, listener: socket.socket, threads: list[threading.Thread]) -> None:
+        # The path goes first: whoever finds no socket starts a successor, who waits for our lock.
+        try:
+            os.unlink(self._context.settings.paths.socket)
+        except FileNotFoundError:
+            pass
+        self._stopping.set()
+        listener.close()
+        for connection in list(self._partial):
+            self._drop(connection)
+        self.healer.close()
+        with self._following:
+            self._follower.close()
+        self._names.close()
+        for thread in threads:
+            if thread.is_alive():
+                thread.join()
+        self._selector.close()
+        if self._guardian >= 0:
+            os.close(self._guardian)
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+        try:
+            self._context.doors.kernel.sweep()
+        except CnmError as error:
+            log.warning("sweep: %s", error)
+
+    def _unneeded(self) -> bool:
+        if self._linger is None:
+            return False
+        now = self._context.doors.clock.monotonic()
+        if self._follower.sandboxes:
+            self._needed = now
+        return now - self._needed > self._linger
+
+    def _listen(self) -> socket.socket:
+        path = self._context.settings.paths.socket
+        try:
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)  # a dead predecessor's: we hold the lock
+        except FileNotFoundError:
+            pass
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # By descriptor: a socket's path has 107 octets at most, a folder's has more.
+            listener.bind(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+        finally:
+            os.close(folder)
+        os.chmod(path, 0o600)
+        listener.listen(64)
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._wake_in, selectors.EVENT_READ, self._woken)
+        self._watch_guardian()
+        return listener
+
+    def _watch_guardian(self) -> None:
+        """A lab's resident ends with the lab, even when that was killed: a pidfd is readable once its process is gone."""
+        guardian = self._context.settings.guardian
+        if guardian is None:
+            return
+        try:
+            self._guardian = os.pidfd_open(guardian)
+        except ProcessLookupError:
+            self._stopping.set()
+            return
+        self._selector.register(self._guardian, selectors.EVENT_READ, lambda _: self._stopping.set())
+
+    # -- following ------------------------------------------------------------------------------------------------------
+
+    def _sync(self) -> None:
+        """Take in everything that was committed before this call."""
+        with self._following:
+            self._follower.refresh(self._deadline())
+            active = [p for p in self._follower.presences.values() if p.active]
+            networks = [(p.epoch, p.network_id) for p in active]
+        self.healer.follow({"", *(f"{epoch}-{network_id[:10]}" for epoch, network_id in networks)})
+
+    def _healed(self) -> None:
+        """Reconcile has put rows back behind the follower's back, or may have; it programs its peers anew."""
+        with self._following:
+            for network_id, presence in list(self._follower.presences.items()):
+                if presence.active:
+                    self._follower.forget_peers(network_id)
+            self._follower.settle(self._deadline())
+
+    def _threads(self) -> list[threading.Thread]:
+        stores: list[Store] = [self._context.doors.local]
+        if self._context.doors.cluster is not None:
+            stores.append(self._context.doors.cluster)
+        return [
+            threading.Thread(target=self._watch, args=(store,), name=f"libcnm-watch-{store.scheme}", daemon=True)
+            for store in stores
+        ]
+
+    def _watch(self, store: Store) -> None:
+        """Wake the follower when a store changes, until the end; a store that fails is asked again after a while."""
+        while not self._stopping.is_set():
+            try:
+                revision = store.list("", deadline=self._deadline()).revision
+                self._sync()
+                with store.watch("", revision) as watch:
+                    while not self._stopping.is_set():
+                        hint = watch.next(WATCH_SECONDS)
+                        if hint is None:
+                            continue
+                        self._sync()
+                        if isinstance(hint, Gap):
+                            break
+            except CnmError as error:
+                log.warning("watching the %s store: %s", store.scheme, error)
+                self._stopping.wait(WATCH_SECONDS)
+
+    def _deadline(self) -> Deadline:
+        return self._context.doors.clock.deadline(self._context.settings.timeout)
+
+    # -- requests ---------------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(0.25):
+            key.data(key.fileobj)
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_out, b"\0")
+        except (BlockingIOError, OSError):
+            pass
+
+    def _woken(self, descriptor: int) -> None:
+        try:
+            os.read(descriptor, 4096)
+        except BlockingIOError:
+            pass
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        if not _trusted(connection):
+            log.warning("refused a connection of another user")
+            connection.close()
+            return
+        connection.setblocking(False)
+        self._partial[connection] = b""
+        self._selector.register(connection, selectors.EVENT_READ, self._receive)
+
+    def _receive(self, connection: socket.socket) -> None:
+        try:
+            data = connection.recv(REQUEST_OCTETS)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        text = self._partial[connection] + data
+        if not data or len(text) > REQUEST_OCTETS:
+            self._drop(connection)
+            return
+        *lines, rest = text.split(b"\n")
+        self._partial[connection] = rest
+        for line in lines:
+            reply = json.dumps(self._answer(line), separators=(",", ":")).encode() + b"\n"
+            try:
+                connection.sendall(reply)
+            except OSError:
+                self._drop(connection)
+                return
+
+    def _answer(self, line: bytes) -> dict[str, object]:
+        self._needed = self._context.doors.clock.monotonic()
+        try:
+            request = json.loads(line)
+            operation = request.get("op") if isinstance(request, dict) else None
+        except ValueError:
+            operation = None
+        try:
+            if operation == "sync":
+                self._sync()
+                self.healer.swept_soon()
+                return {"ok": True}
+            if operation == "statistics":
+                return {"ok": True, "pid": os.getpid(), "sandboxes": len(self._follower.sandboxes)}
+            if operation == "stop":
+                self._stopping.set()
+                return {"ok": True}
+            return {"ok": False, "code": "invalid", "message": "no such operation"}
+        except CnmError as error:
+            return {"ok": False, "code": error.code, "message": str(error)}
+
+    def _drop(self, connection: socket.socket) -> None:
+        self._partial.pop(connection, None)
+        self._selector.unregister(connection)
+        connection.close()
+
+
+def _trusted(connection: socket.socket) -> bool:
+    """The same user as ours, or root (SO_PEERCRED); the socket's mode says so too."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", credentials)
+    return uid in (0, os.geteuid())

@@ -1,0 +1,196 @@
+"""The live :class:`Sandbox`: an identity, the last record read, and the verbs on it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from libcnm.controller import sandbox_files
+from libcnm.controller import sandboxes as sandbox_verbs
+from libcnm.controller.endpoint import Endpoint
+from libcnm.controller.sandboxes import SandboxSpec
+from libcnm.errors import Invalid, NotFound
+from libcnm.kernel.base import LinkStatistics
+from libcnm.model.addresses import IPAddress
+from libcnm.model.records import SandboxRecord
+
+if TYPE_CHECKING:
+    from libcnm.controller.calls import Calls
+
+
+class Sandbox:
+    """A container's network: a namespace and three files. A context manager: leaving the block deletes it."""
+
+    def __init__(self, calls: Calls, record: SandboxRecord) -> None:
+        self._calls = calls
+        self._record = record
+
+    def __repr__(self) -> str:
+        return f"<Sandbox of {self.container_id!r} {self.id[:12]}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sandbox) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.delete()
+        except NotFound:
+            pass  # somebody deleted it inside the block
+
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits."""
+        return self._record.id
+
+    @property
+    def container_id(self) -> str:
+        """The container that it belongs to."""
+        return self._record.container_id
+
+    @property
+    def hostname(self) -> str:
+        """The container's host name."""
+        return self._record.hostname
+
+    @property
+    def path(self) -> str:
+        """Its network namespace, for ``nsenter --net=``; empty for a sandbox of the host's own namespace."""
+        return self._calls.context.doors.kernel.namespace_path(self._record.namespace) if self._record.namespace else ""
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """``/etc/hosts``, ``/etc/resolv.conf`` and ``/etc/hostname``: the files to bind-mount over them."""
+        return sandbox_files.mounts(self._calls.context, self._record)
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """Its endpoints, the one that provides the default route first."""
+        with self._calls.verb(None) as call:
+            plugs = sorted(call.context.plugs(self.id, call.deadline), key=lambda plug: plug.order)
+        return [Endpoint(self._calls, plug.network.record, plug.endpoint) for plug in plugs]
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        check: bool = False,
+        capture_output: bool = False,
+        timeout: float | None = None,
+        input: bytes | str | None = None,  # noqa: A002  # subprocess.run's name
+        text: bool | None = None,
+        **options: Any,
+    ) -> subprocess.CompletedProcess[Any]:
+        """Run a program inside the sandbox, as :func:`subprocess.run` does, and with the sandbox's own ``/etc/hosts``,
+        ``/etc/resolv.conf`` and ``/etc/hostname`` in a private mount namespace. No shell.
+        """
+        if isinstance(argv, str | bytes) or options.get("shell"):
+            raise Invalid("argv", argv, "is not a list of arguments", hint="there is no shell here: ['ping', '-c1', 'db']")
+        if capture_output:
+            options["stdout"] = options["stderr"] = subprocess.PIPE
+        if input is not None:
+            options["stdin"] = subprocess.PIPE
+        if text:
+            options["text"] = True
+        process = self.popen(argv, **options)
+        return _finish(process, argv, input, timeout, check)
+
+    def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        """Start a program inside the sandbox, as :class:`subprocess.Popen` does; see :meth:`run`."""
+        kernel = self._calls.context.doors.kernel
+        return kernel.spawn(list(argv), self._record.namespace, files=self.files, options=options)
+
+    def resolve_name(self, name: str, *, timeout: float | None = None) -> tuple[IPAddress, ...]:
+        """What the sandbox's resolver would answer for a name, all addresses, IPv4 first; empty when it is not known.
+
+        libnetwork: Sandbox.ResolveName. Only names of its networks; nothing is forwarded.
+        """
+        from libcnm.controller.zones import resolve
+
+        with self._calls.verb(timeout) as call:
+            return resolve(call.context, self.id, name, call.deadline)
+
+    def statistics(self) -> Mapping[str, LinkStatistics]:
+        """The counters of each of its interfaces. libnetwork: Sandbox.Statistics."""
+        return self._calls.context.doors.kernel.statistics(self._record.namespace)
+
+    def rename(self, hostname: str, *, timeout: float | None = None) -> None:
+        """Give it another host name: its files change in place. libnetwork: Sandbox.Rename."""
+        with self._calls.verb(timeout) as call:
+            self._record = sandbox_verbs.rename(call.context, self._record, hostname, call.deadline)
+
+    def refresh(
+        self,
+        *,
+        hostname: str | None = None,
+        domain: str | None = None,
+        dns: Sequence[str] = (),
+        dns_search: Sequence[str] = (),
+        dns_options: Sequence[str] = (),
+        extra_hosts: Mapping[str, str] | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Replace all its settings; its endpoints stay attached meanwhile. libnetwork: Sandbox.Refresh."""
+        spec = SandboxSpec.checked(
+            self.container_id,
+            netns=None,
+            host_network=False,
+            hostname=hostname or self.hostname,
+            domain=domain,
+            dns=dns,
+            dns_search=dns_search,
+            dns_options=dns_options,
+            extra_hosts=extra_hosts,
+            labels=labels,
+        )
+        fields = attrs.asdict(spec, filter=lambda field, _: field.name not in ("container_id", "netns", "host_network"))
+        with self._calls.verb(timeout) as call:
+            self._record = sandbox_verbs.refresh(call.context, self._record, call.deadline, **fields)
+
+    def inspect(self, *, timeout: float | None = None) -> dict[str, object]:
+        """The sandbox as plain data."""
+        from libcnm.controller.inspect import sandbox_as_dict
+
+        with self._calls.verb(timeout) as call:
+            self._record = call.context.sandbox(self.id, call.deadline).record
+            plugs = call.context.plugs(self.id, call.deadline)
+            return sandbox_as_dict(self._record, self.path, [(plug.network.record, plug.endpoint) for plug in plugs])
+
+    def delete(
+        self, *, keep_endpoints: bool = False, timeout: float | None = None, request_id: str | None = None
+    ) -> None:
+        """Detach and delete its endpoints, then delete it; with ``keep_endpoints`` they keep their names and addresses.
+
+        Raises NotFound. That its namespace or links are gone already is no error. libnetwork: Sandbox.Delete.
+        """
+        with self._calls.verb(timeout, request_id) as call, call.gone_is_done():
+            record = call.context.sandbox(self.id, call.deadline).record
+            sandbox_verbs.delete_sandbox(call.context, record, call.deadline, keep_endpoints=keep_endpoints)
+
+
+def _finish(
+    process: subprocess.Popen[Any], argv: Sequence[str], given: bytes | str | None, timeout: float | None, check: bool
+) -> subprocess.CompletedProcess[Any]:
+    """The second half of :func:`subprocess.run`: wait, collect, kill on a time-out or any exception."""
+    with process:
+        try:
+            out, err = process.communicate(given, timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    done = subprocess.CompletedProcess(list(argv), process.returncode, out, err)
+    if check:
+        done.check_returncode()
+    return done
+
+

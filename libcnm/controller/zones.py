@@ -1,0 +1,81 @@
+"""Endpoint records to names: what each network's zone holds, and what a sandbox sees of it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from libcnm.contracts.resolver import Answer, RecordType
+from libcnm.controller.context import Context
+from libcnm.controller.desired import Plug
+from libcnm.dns.files import host_upstreams
+from libcnm.dns.view import SandboxView, Upstream, lookup
+from libcnm.dns.zone import NameRecord, NetworkZone
+from libcnm.model.addresses import IPAddress
+from libcnm.model.deadline import Deadline
+from libcnm.model.records import EndpointRecord, NetworkRecord, SandboxRecord
+from libcnm.system.files import Files
+
+HOST_RESOLV_CONF: Final = "/etc/resolv.conf"
+SYSTEMD_RESOLV_CONF: Final = "/run/systemd/resolve/resolv.conf"
+
+
+def name_record(network: NetworkRecord, endpoint: EndpointRecord) -> NameRecord | None:
+    """What an endpoint is called, once it is attached and ready; None before and after."""
+    place = endpoint.attachment
+    if place is None or place.state != "ready" or not endpoint.addresses:
+        return None
+    return NameRecord(
+        endpoint_id=endpoint.id,
+        name=endpoint.name,
+        network_id=network.id,
+        network_name=network.name,
+        aliases=endpoint.aliases,
+        hostnames=(place.hostname,) if place.hostname else (),
+        addresses=tuple(interface.ip for interface in endpoint.addresses),
+    )
+
+
+def new_zone(network: NetworkRecord) -> NetworkZone:
+    """The empty zone of a network."""
+    return NetworkZone(network.id, network.name, network.subnets)
+
+
+def view(record: SandboxRecord, ranked: Sequence[tuple[NetworkRecord, NetworkZone]], upstreams: Iterable[Upstream]) -> SandboxView:
+    """What a sandbox sees, its networks in its own order. Nothing is forwarded from internal networks alone."""
+    hosts = {name: (ipaddress.ip_address(address),) for name, address in record.extra_hosts.items()}
+    forwarding = any(not network.internal for network, _ in ranked)
+    return SandboxView(tuple(zone for _, zone in ranked), hosts, forwarding, tuple(upstreams))
+
+
+def upstreams(files: Files, record: SandboxRecord) -> tuple[Upstream, ...]:
+    """Whom a sandbox's resolver asks: the servers it was given, from its own namespace; else the host's, from the host."""
+    if record.dns:
+        return tuple(Upstream(ipaddress.ip_address(server), via="sandbox") for server in record.dns)
+    text = files.read(HOST_RESOLV_CONF) or ""
+    return host_upstreams(text, files.read(SYSTEMD_RESOLV_CONF))
+
+
+def resolve(context: Context, sandbox_id: str, name: str, deadline: Deadline) -> tuple[IPAddress, ...]:
+    """A sandbox's view of one name, straight from the records."""
+    record = context.sandbox(sandbox_id, deadline).record
+    plugs = sorted(context.plugs(sandbox_id, deadline), key=lambda plug: plug.order)
+    ranked = [(plug.network.record, _zone(context, plug, deadline)) for plug in plugs if plug.place.state == "ready"]
+    seen = view(record, ranked, ())
+    found: list[IPAddress] = []
+    for kind in (RecordType.A, RecordType.AAAA):
+        answer = lookup(seen, name, kind)
+        if isinstance(answer, Answer):
+            found.extend(answer.addresses)
+    return tuple(found)
+
+
+def _zone(context: Context, plug: Plug, deadline: Deadline) -> NetworkZone:
+    network = plug.network.record
+    zone = new_zone(network)
+    for stored in context.repository(network.scope).endpoints(network.id, deadline):
+        named = name_record(network, stored.record)
+        if named is not None:
+            zone.put(named)
+    return zone

@@ -1,0 +1,218 @@
+"""One sandbox's part of the server: its two sockets, its view, its cache, its TCP connections. On the DNS thread
+only.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Hashable
+from functools import partial
+
+import attrs
+
+from libcnm.dns.answer import TCP_OCTETS, say, say_raw
+from libcnm.dns.cache import ReplyCache
+from libcnm.dns.counters import Counters
+from libcnm.dns.forward import Forwarder, Waiter
+from libcnm.dns.loop import Loop
+from libcnm.dns.question import BadQuery, parse, quick_key
+from libcnm.dns.responder import Responder
+from libcnm.dns.stream import Connection
+from libcnm.dns.view import SandboxView
+from libcnm.model import limits
+
+UDP_QUERY_OCTETS = 4096
+"""What a query over UDP may have; the rest of a longer one is cut off, and then it is malformed."""
+_DATAGRAMS_PER_EVENT = 32
+"""Then it is the next sandbox's turn: one that floods costs another at most this many replies of delay."""
+_ACCEPTS_PER_EVENT = 16
+_LISTEN_BACKLOG = 128
+_ACCEPT_PAUSE_SECONDS = 0.2
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+_Peer = tuple[object, ...]
+
+
+@attrs.frozen
+class Shared:
+    """What all sandboxes of one server have in common."""
+
+    loop: Loop
+    counters: Counters
+    responder: Responder
+    forwarder: Forwarder
+
+
+class SandboxService:
+    """Owns both sockets from :meth:`open` on."""
+
+    def __init__(
+        self, sandbox_id: str, udp: socket.socket, tcp: socket.socket, view: SandboxView, shared: Shared
+    ) -> None:
+        self.sandbox_id = sandbox_id
+        self.cache = ReplyCache(limits.DNS_CACHE_ENTRIES)
+        self.view = view
+        self.connections: dict[Connection, None] = {}
+        self._udp = udp
+        self._tcp = tcp
+        self._shared = shared
+        self._loop = shared.loop
+        self._counters = shared.counters
+        self._tcp_queries = 0
+        self._closed = False
+
+    def open(self) -> None:
+        """Begin to serve. Raises OSError when a socket is not what it should be; then neither is watched."""
+        self._udp.setblocking(False)
+        self._tcp.setblocking(False)
+        self._tcp.listen(_LISTEN_BACKLOG)
+        self._loop.watch(self._udp, self._datagrams)
+        try:
+            self._loop.watch(self._tcp, self._accept)
+        except OSError:
+            self._loop.forget(self._udp)
+            raise
+
+    def update(self, view: SandboxView) -> None:
+        """Serve by another view from now on; a sandbox that may no longer forward gives up what is in flight."""
+        self.view = view
+        self.cache.clear()
+        if not view.forwarding:
+            self._shared.forwarder.cancel(self.sandbox_id)
+
+    def close(self) -> None:
+        """Stop serving: no reply leaves after this."""
+        self._closed = True
+        self._shared.forwarder.cancel(self.sandbox_id)
+        for connection in list(self.connections):
+            connection.close()
+        for sock in (self._udp, self._tcp):
+            self._loop.forget(sock)
+            sock.close()
+
+    # -- UDP -----------------------------------------------------------------------------------------------------------
+
+    def _datagrams(self, _events: int) -> None:
+        """The hot path. A datagram whose question has been answered under the same stamp is not even parsed."""
+        receive, send, cached = self._udp.recvfrom, self._udp.sendto, self.cache.get
+        zones, counters = self.view.zones, self._counters
+        for _ in range(_DATAGRAMS_PER_EVENT):
+            try:
+                data, peer = receive(UDP_QUERY_OCTETS)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue
+            counters.queries += 1
+            stamp = 0
+            for zone in zones:
+                stamp += zone.generation
+            kept = cached(quick_key(data), stamp)
+            if kept is None:
+                self._datagram(data, peer, stamp)
+                continue
+            counters.cached += 1
+            try:
+                send(kept.fill(data[:2], data[12 : data.find(0, 12) + 5]), peer)
+            except OSError:
+                counters.unsent += 1
+
+    def _datagram(self, data: bytes, peer: _Peer, stamp: int) -> None:
+        """A query that the quick key did not find."""
+        try:
+            question = parse(data)
+        except BadQuery as bad:
+            self._send(peer, self._refusal(data, bad))
+            return
+        reply = self.cache.get(question.key, stamp) if question.key else None
+        if reply is not None:
+            self._counters.cached += 1
+        else:
+            octets = question.udp_octets()
+            reply, keep = self._shared.responder.respond(self.view, question, octets)
+            if reply is None:
+                waiter = Waiter(question, octets, partial(self._send, peer))
+                self._forward(data, socket.SOCK_DGRAM, (peer, question.id), waiter)
+                return
+            self._counters.answered += 1
+            if keep and question.key:
+                self.cache.put(question.key, stamp, reply)
+        self._send(peer, reply.fill(question.id, question.wire))
+
+    def _forward(self, data: bytes, kind: socket.SocketKind, who: Hashable, waiter: Waiter) -> None:
+        self._shared.forwarder.ask(self.sandbox_id, self.view.upstreams, data, kind, who, waiter)
+
+    def _send(self, peer: _Peer, message: bytes | None) -> None:
+        if message is None or self._closed:
+            return
+        try:
+            self._udp.sendto(message, peer)
+        except OSError:
+            self._counters.unsent += 1
+
+    def _refusal(self, data: bytes, bad: BadQuery) -> bytes | None:
+        if bad.rcode is None:
+            self._counters.ignored += 1
+            return None
+        self._counters.refused += 1
+        return say_raw(data, bad.rcode) if bad.question is None else say(bad.question, bad.rcode)
+
+    # -- TCP -----------------------------------------------------------------------------------------------------------
+
+    def _accept(self, _events: int) -> None:
+        for _ in range(_ACCEPTS_PER_EVENT):
+            try:
+                sock, _ = self._tcp.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    # The listener stays readable: without a pause the thread would spin until somebody lets go.
+                    self._make_room()
+                    self._loop.forget(self._tcp)
+                    self._loop.after(_ACCEPT_PAUSE_SECONDS, self._accept_again)
+                    return
+                continue
+            if len(self.connections) >= limits.DNS_TCP_CONNECTIONS and not self._make_room():
+                sock.close()
+                continue
+            self._counters.connections += 1
+            sock.setblocking(False)
+            connection = Connection(self._loop, self._counters, sock, self._tcp_query, self._forget_connection)
+            self.connections[connection] = None
+
+    def _accept_again(self) -> None:
+        if not self._closed:
+            self._loop.watch(self._tcp, self._accept)
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle longest; False when all of them wait for a reply."""
+        idle = min((c for c in self.connections if c.evictable), key=lambda c: c.progress, default=None)
+        if idle is None:
+            return False
+        self._counters.evicted += 1
+        idle.close()
+        return True
+
+    def _forget_connection(self, connection: Connection) -> None:
+        self.connections.pop(connection, None)
+
+    def _tcp_query(self, connection: Connection, data: bytes) -> None:
+        self._counters.queries += 1
+        try:
+            question = parse(data)
+        except BadQuery as bad:
+            refusal = self._refusal(data, bad)
+            if refusal is None:
+                connection.skip()
+            else:
+                connection.send(refusal)
+            return
+        reply, _ = self._shared.responder.respond(self.view, question, TCP_OCTETS)
+        if reply is not None:
+            self._counters.answered += 1
+            connection.send(reply.fill(question.id, question.wire))
+            return
+        self._tcp_queries += 1
+        self._forward(data, socket.SOCK_STREAM, self._tcp_queries, Waiter(question, TCP_OCTETS, connection.send))

@@ -1,0 +1,158 @@
+"""One TCP connection of a client (RFC 7766): framing, pipelining, time-outs. Knows nothing of names.
+
+A connection ends when its peer has said everything and got its replies; on any error; when it has been idle, or has not
+finished a query, or has not read its replies, for :data:`IDLE_SECONDS`; and in any case after :data:`TOTAL_SECONDS`.
+Each read is small, so a client with a thousand pipelined queries takes its turns like everybody else; and nothing is
+read while it has not taken the replies it asked for. An end of file or an error always closes or stops reading: a
+truncated query followed by a reset must not find a loop to spin in (CVE-2026-35406).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from libcnm.dns.counters import Counters
+from libcnm.dns.loop import BROKEN, READABLE, WRITABLE, Loop, Timer
+
+IDLE_SECONDS = 10.0
+TOTAL_SECONDS = 120.0
+QUERY_OCTETS = 4096
+"""The longest query accepted: a name, a type and some options; a longer one ends the connection."""
+_READ_OCTETS = 1024
+"""Some 50 queries: about a millisecond of the thread."""
+_UNREAD_OCTETS = 128 * 1024
+
+Answering = Callable[["Connection", bytes], None]
+
+
+class Connection:
+    """``on_query`` gets each whole message and calls :meth:`send` once for it, at once or later; ``on_close`` is told
+    once.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        counters: Counters,
+        sock: socket.socket,
+        on_query: Answering,
+        on_close: Callable[[Connection], None],
+    ) -> None:
+        self._loop = loop
+        self._counters = counters
+        self._sock = sock
+        self._on_query = on_query
+        self._on_close = on_close
+        self._received = bytearray()
+        self._unsent = bytearray()
+        self._owed = 0
+        self._ended = False
+        self._closed = False
+        self._corked = False
+        self._events = READABLE
+        self._opened = self._progress = loop.now()
+        self._timer: Timer = loop.after(IDLE_SECONDS, self._check_time)
+        loop.watch(sock, self._ready)
+
+    @property
+    def evictable(self) -> bool:
+        """True when no reply is owed and none is on its way out."""
+        return not self._owed and not self._unsent
+
+    @property
+    def progress(self) -> float:
+        """When the connection last did something useful: came in, finished a query, or took all its replies."""
+        return self._progress
+
+    def send(self, message: bytes) -> None:
+        """The reply to one query. Nothing happens when the connection has gone meanwhile."""
+        if self._closed:
+            return
+        self._owed -= 1
+        self._unsent += len(message).to_bytes(2, "big") + message
+        if not self._corked:
+            self._flush()
+
+    def close(self) -> None:
+        """Close now; what is not sent is lost."""
+        if not self._closed:
+            self._closed = True
+            self._timer.cancel()
+            self._loop.forget(self._sock)
+            self._sock.close()
+            self._on_close(self)
+
+    def _ready(self, events: int) -> None:
+        if events & BROKEN:
+            self.close()
+            return
+        if events & READABLE and not self._ended:
+            try:
+                chunk = self._sock.recv(_READ_OCTETS)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.close()
+                return
+            self._ended = not chunk
+            self._received += chunk
+            self._corked = True
+            try:
+                self._take_queries()
+            finally:
+                self._corked = False
+        self._flush()
+
+    def _take_queries(self) -> None:
+        at = 0
+        while not self._closed and len(self._received) - at >= 2:
+            length = int.from_bytes(self._received[at : at + 2], "big")
+            if length > QUERY_OCTETS:
+                self.close()
+                return
+            if len(self._received) - at - 2 < length:
+                break
+            query = bytes(self._received[at + 2 : at + 2 + length])
+            at += 2 + length
+            self._progress = self._loop.now()
+            self._owed += 1
+            self._on_query(self, query)
+        del self._received[:at]
+
+    def skip(self) -> None:
+        """The query will have no reply (it was none)."""
+        self._owed -= 1
+
+    def _flush(self) -> None:
+        if self._closed:
+            return
+        if self._unsent:
+            try:
+                sent = self._sock.send(self._unsent)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.close()
+                return
+            del self._unsent[:sent]
+            if not self._unsent:
+                self._progress = self._loop.now()
+        if self._ended and self.evictable:
+            self.close()
+            return
+        events = (0 if self._ended or len(self._unsent) > _UNREAD_OCTETS else READABLE) | (
+            WRITABLE if self._unsent else 0
+        )
+        if events != self._events:
+            self._events = events
+            self._loop.rewatch(self._sock, events)
+
+    def _check_time(self) -> None:
+        now = self._loop.now()
+        ends = min(self._opened + TOTAL_SECONDS, self._progress + IDLE_SECONDS)
+        if now >= ends:
+            self._counters.timed_out += 1
+            self.close()
+            return
+        self._timer = self._loop.after(ends - now, self._check_time)

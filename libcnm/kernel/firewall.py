@@ -1,0 +1,176 @@
+"""What a bridge network and a published port are in our firewall table, and in the policy routing behind it.
+
+Pure functions from values to resources; drivers call them and never spell out a set or a rule. What the table does with
+the elements is in :mod:`libcnm.kernel.firewall_rules`; how it gets into a kernel is the door's business. In short, and
+for IPv4 and IPv6 alike:
+
+* A network reaches out (masqueraded if it wants) and nothing reaches in, except answers and published ports. Two
+  networks never reach each other's containers, nor each other's gateway addresses on the host.
+* An internal network reaches itself and the host at its own gateway addresses. Nothing is forwarded into or out of it,
+  not even to a published port.
+* ``icc=False``: containers of the network do not reach each other, only the gateway and the outside; a published port
+  is reached through the host's address even so. The rules see such frames only where br_netfilter is on: the ports must
+  also be isolated by the bridge (``bridge link set dev NAME isolated on``).
+* A published port is reached from neighbours, from the host (also over loopback, if published there) and from every
+  container of a network that is not internal, its own container included. One published on a loopback address is
+  reached from the host alone.
+
+Users add rules to the chain ``user``, which sees every forwarded packet first, and helpers of their own (chains, sets)
+whose names begin with ``user``. These are kept when the structure is replaced, and when the table is deleted.
+
+:func:`isolation_resources` says the most important part a second time in policy routing, which holds while somebody has
+flushed the firewall. A packet that may enter a network is marked by the firewall; no firewall, no mark, no way in.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Final, Literal
+
+from libcnm.kernel.firewall_rules import FORWARD_MARK, FORWARD_MASK, STRUCTURE, USER
+from libcnm.kernel.resources import FirewallElement, FirewallTable, KeyPart, Route, Rule, Sysctl
+from libcnm.model.addresses import IPAddress, IPNetwork
+
+__all__ = [
+    "FORWARD_MARK",
+    "FORWARD_MASK",
+    "INTERNAL_TABLE",
+    "ISOLATION_PRIORITY",
+    "ISOLATION_TABLE",
+    "USER",
+    "isolation_base",
+    "isolation_resources",
+    "network_elements",
+    "port_elements",
+    "port_sysctls",
+    "table",
+]
+
+ISOLATION_TABLE: Final = 8472
+"""Routing table with a ``prohibit`` route for every subnet of every network."""
+INTERNAL_TABLE: Final = 8473
+"""Routing table with nothing but ``prohibit``, for what comes out of internal networks."""
+ISOLATION_PRIORITY: Final = 8000
+"""After the local table (0), before main (32766) and before whatever users usually add."""
+_ANY_MASK: Final = 0xFFFFFFFF
+"""Stands in a rule that asks for no mark, as :class:`~libcnm.kernel.resources.Rule` has it."""
+_METRIC: Final = 1
+"""Given, because IPv6 turns a missing one into 1024 and IPv4 into 0."""
+
+
+def table(name: str, ns: str = "") -> FirewallTable:
+    """The table of one installation, in the structure that this version of libcnm knows."""
+    return FirewallTable(ns=ns, name=name, version=STRUCTURE.version)
+
+
+def network_elements(
+    table: FirewallTable,
+    *,
+    bridge: str,
+    subnets: Sequence[IPNetwork],
+    gateways: Sequence[IPAddress],
+    masquerade: bool,
+    internal: bool,
+    icc: bool = True,
+) -> tuple[FirewallElement, ...]:
+    """What tells the table about one network. ``gateways`` are the host's own addresses on ``bridge``.
+
+    ``masquerade`` means nothing for an internal network, from which nothing leaves.
+    """
+
+    def element(set_name: str, *key: KeyPart) -> FirewallElement:
+        return FirewallElement(ns=table.ns, table=table.name, set=set_name, key=key)
+
+    elements = [element("bridges", bridge)]
+    if icc:
+        elements.append(element("pairs", bridge, bridge))
+    if internal:
+        elements.append(element("internal", bridge))
+    elif masquerade:
+        elements.append(element("masq", bridge))
+    elements.extend(element(f"subnets{subnet.version}", bridge, subnet) for subnet in subnets)
+    for gateway in gateways:
+        elements.append(element(f"gateways{gateway.version}", bridge, gateway))
+        elements.append(element(f"allgateways{gateway.version}", gateway))
+    return tuple(elements)
+
+
+def port_elements(
+    table: FirewallTable,
+    *,
+    bridge: str,
+    protocol: Literal["tcp", "udp"],
+    host_address: IPAddress | None,
+    host_port: int,
+    address: IPAddress,
+    port: int,
+) -> tuple[FirewallElement, ...]:
+    """What publishes ``port`` at ``address`` as ``host_port`` at ``host_address``.
+
+    ``host_address`` None, 0.0.0.0 or ``::`` is every address of the host, of the family of ``address``; an address that
+    the host does not have (yet) captures nothing. ``bridge`` is the network's; the table does not need to be told (a
+    port's network follows from the route to ``address``). ValueError when the addresses are of two families.
+    """
+    del bridge  # part of the contract, so that a structure that keeps ports by network would need no new drivers
+    if host_address is not None and host_address.version != address.version:
+        raise ValueError(f"{host_address} cannot be translated to {address}: another family")
+    data: tuple[KeyPart, ...] = (address, port)
+    if host_address is None or host_address.is_unspecified:
+        key: tuple[KeyPart, ...] = (protocol, host_port)
+        return (FirewallElement(table.ns, table.name, f"wild{address.version}", key, data),)
+    key = (protocol, host_address, host_port)
+    return (FirewallElement(table.ns, table.name, f"ports{address.version}", key, data),)
+
+
+def port_sysctls(
+    *, bridge: str, host_address: IPAddress | None, address: IPAddress, ns: str = ""
+) -> tuple[Sysctl, ...]:
+    """What the network's bridge needs for :func:`port_elements`: ``route_localnet`` for what 127.0.0.0/8 can reach.
+
+    Only then, because with it on and the firewall flushed, containers on that bridge reach the host's own services on
+    127.0.0.0/8 (measured). IPv6 has neither the switch nor the hole.
+    """
+    if address.version == 6 or not (host_address is None or host_address.is_unspecified or host_address.is_loopback):
+        return ()
+    return (Sysctl(ns=ns, key=f"net/ipv4/conf/{bridge}/route_localnet", value="1", link=bridge, restore="0"),)
+
+
+def isolation_base(ns: str = "") -> tuple[Rule | Route, ...]:
+    """What :func:`isolation_resources` needs once per host: the dead end of internal networks, in both families.
+
+    No rule that sends marked packets to the main table: it would skip every rule that users have, for example for a
+    second uplink. Each network's own rule asks for the mark to be absent instead.
+    """
+    return tuple(
+        Route(ns=ns, destination=everything, table=INTERNAL_TABLE, metric=_METRIC, type="prohibit")
+        for everything in (ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0"))
+    )
+
+
+def isolation_resources(
+    *, bridge: str, subnets: Sequence[IPNetwork], internal: bool = False, ns: str = ""
+) -> tuple[Rule | Route, ...]:
+    """Keeps containers on ``bridge`` out of all networks, and other networks out of ``subnets``, without a firewall.
+
+    Per family one rule, "from this bridge and without the mark: look here first", and there one ``prohibit`` route per
+    subnet. The host's own traffic and neighbours' are not asked. Both families get the rule whatever the subnets are: a
+    network without IPv6 must not reach into one that has it. From an ``internal`` network nothing is routed anywhere,
+    with or without the mark.
+    """
+    rules = tuple(
+        Rule(
+            ns=ns,
+            version=version,
+            priority=ISOLATION_PRIORITY,
+            table=INTERNAL_TABLE if internal else ISOLATION_TABLE,
+            iif=bridge,
+            mark=None if internal else 0,
+            mask=_ANY_MASK if internal else FORWARD_MASK,
+        )
+        for version in (4, 6)
+    )
+    routes = tuple(
+        Route(ns=ns, destination=subnet, table=ISOLATION_TABLE, metric=_METRIC, type="prohibit") for subnet in subnets
+    )
+    return (*rules, *routes)

@@ -1,0 +1,212 @@
+"""One call of ``apply`` while it runs: its borrowed channels, the messages waiting to be sent, and each change's
+outcome.
+
+Messages wait until another namespace's turn comes, the batch is full, or somebody must know how they went. It knows
+sockets, batches and refusals; what a change means is written in links.py, rows.py and settings.py, which post to it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Sequence
+from typing import Final
+
+import attrs
+
+from libcnm.errors import Invalid, KernelError, Unavailable
+from libcnm.kernel.linux import pack, unpack
+from libcnm.kernel.linux.channels import Channel, Channels
+from libcnm.kernel.linux.effects import Announce
+from libcnm.kernel.linux.transport import Refusal
+from libcnm.kernel.resources import LINK_GROUP, Address, Fdb, Namespace, Neighbour, Route, Rule
+from libcnm.model import limits
+from libcnm.model.deadline import Deadline
+from libcnm.model.resource import Change
+
+NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
+"""A link without IPv6 (a kernel without it, an MTU under 1,280) has no automatic addresses to switch off."""
+OUR_GROUPS: Final = frozenset({LINK_GROUP, pack.INNER_GROUP})
+NOT_THERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV})
+"""How the kernel says of a row, differently for each kind, that there is nothing to delete: ENOENT to our callers."""
+_ROWS: Final = (Address, Route, Rule, Neighbour, Fdb)
+
+
+class Refused(Exception):
+    """A change cannot be made: the errno and, if there are any, words."""
+
+    def __init__(self, code: int, words: str | None = None) -> None:
+        super().__init__(code, words)
+        self.errno = code
+        self.words = words
+
+
+def subject_of(change: Change) -> str:
+    """The object of a change, for messages: its kind, its place and what tells it apart."""
+    kind, ns, *rest = change.resource.identity
+    place = f" in {ns}" if ns else ""
+    vni = getattr(change.resource, "vni", None)
+    return f"{change.operation} {kind} {' '.join(rest)}{place}{f' (VNI {vni})' if vni is not None else ''}"
+
+
+@attrs.frozen
+class _Posted:
+    message: bytes
+    change: int
+    tolerated: Collection[int]
+    undo: bytes | None
+
+
+class Batch:
+    """The state of one ``apply``."""
+
+    def __init__(self, changes: Sequence[Change], channels: Channels, announce: Announce, deadline: Deadline) -> None:
+        self.changes = changes
+        self.deadline = deadline
+        self.channels = channels
+        self.outcomes: list[KernelError | None] = [None] * len(changes)
+        self.fresh: dict[str, int] = {}
+        """Namespaces made in this call, with the next free link index in each."""
+        self.doomed = {
+            change.resource.name
+            for change in changes
+            if change.operation == "delete" and isinstance(change.resource, Namespace)
+        }
+        self._announce = announce
+        self._lent: dict[str, Channel] = {}
+        self._indexes: dict[tuple[str, str], int] = {}
+        self._refused_links: set[tuple[str, str]] = set()
+        self._ns = ""
+        self._posted: list[_Posted] = []
+
+    # -- channels ------------------------------------------------------------------------------------------------------
+
+    def channel(self, ns: str) -> Channel:
+        """The namespace's channel, borrowed until the end of the call; refused with ENOENT when there is no such
+        namespace.
+        """
+        channel = self._lent.get(ns)
+        if channel is None:
+            try:
+                channel = self.channels.lend(ns, self.deadline)
+            except FileNotFoundError:
+                raise Refused(errno.ENOENT, f"there is no namespace {ns!r}") from None
+            except Invalid as error:
+                raise Refused(errno.EINVAL, str(error)) from None
+            except OSError as error:
+                raise Unavailable("the kernel door", str(error)) from error
+            self._lent[ns] = channel
+        return channel
+
+    def made(self, ns: str, channel: Channel) -> None:
+        """A namespace was made in this call: it holds ``lo`` and nothing else."""
+        self._lent[ns] = channel
+        self.fresh[ns] = 2
+
+    def release(self, ns: str) -> None:
+        """Give a namespace's channel back now; it is about to go."""
+        channel = self._lent.pop(ns, None)
+        if channel is not None:
+            self.channels.give_back(channel)
+        self.fresh.pop(ns, None)
+        self._indexes = {key: index for key, index in self._indexes.items() if key[0] != ns}
+
+    def close(self) -> None:
+        """Give everything back."""
+        for ns in list(self._lent):
+            self.release(ns)
+
+    # -- outcomes ------------------------------------------------------------------------------------------------------
+
+    def refuse(self, at: int, code: int, words: str | None = None) -> None:
+        """Record the first refusal of a change."""
+        change = self.changes[at]
+        if change.operation == "delete" and code in NOT_THERE and isinstance(change.resource, _ROWS):
+            code = errno.ENOENT
+        if self.outcomes[at] is None:
+            self.outcomes[at] = KernelError(code, subject_of(change), extack=words)
+
+    def link_refused(self, ns: str, name: str) -> None:
+        """A link could not be made. Whatever has its name is not it, unless it turns out to be ours."""
+        self._refused_links.add((ns, name))
+
+    # -- messages ------------------------------------------------------------------------------------------------------
+
+    def post(
+        self, ns: str, message: bytes, change: int, *, tolerated: Collection[int] = (), undo: bytes | None = None
+    ) -> None:
+        """Send a message with its neighbours in the list. ``undo`` is sent after it when it is refused."""
+        if self._posted and (ns != self._ns or len(self._posted) == limits.BATCH_MESSAGES):
+            self.flush()
+        self.channel(ns)
+        self._ns = ns
+        self._posted.append(_Posted(message, change, tolerated, undo))
+
+    def flush(self) -> None:
+        """Send what waits, and record what was refused."""
+        if not self._posted:
+            return
+        posted, self._posted = self._posted, []
+        undone: list[bytes] = []
+        for each, refusal in zip(posted, self._send([each.message for each in posted]), strict=True):
+            if refusal is None or refusal.errno in each.tolerated:
+                continue
+            self.refuse(each.change, refusal.errno, refusal.extack)
+            if each.undo is not None and each.undo not in undone:
+                undone.append(each.undo)
+        if undone:
+            self._send(undone)
+
+    def _send(self, messages: Sequence[bytes]) -> Sequence[Refusal | None]:
+        with self._announce(f"send:{self._ns or 'host'}"), self.channel(self._ns).wire(self.deadline) as wire:
+            return wire.send(messages, self.deadline)
+
+    def done(self, change: int) -> bool:
+        """Send what waits; whether all of this change so far was accepted."""
+        self.flush()
+        return self.outcomes[change] is None
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def look(self, ns: str, link: str | int) -> unpack.Link:
+        """A link as it is now; refused with ENODEV when it is not there."""
+        self.flush()
+        with self.channel(ns).wire(self.deadline) as wire:
+            body, refusal = wire.ask(pack.get_link(link), self.deadline)
+        if body is None:
+            assert refusal is not None
+            raise Refused(refusal.errno, refusal.extack or f"there is no link {link!r}")
+        return unpack.link(body)
+
+    def ports(self, ns: str, bridge: int) -> list[int]:
+        """The indexes of a bridge's ports."""
+        self.flush()
+        with self.channel(ns).wire(self.deadline) as wire:
+            rows = wire.dump(pack.dump_links(master=bridge), self.deadline)
+        return [link.index for link in map(unpack.link, rows) if link.master == bridge]
+
+    def index(self, ns: str, name: str) -> int:
+        """A link's index. Remembered for this call only: others may rename links and make new ones of the same name."""
+        known = self._indexes.get((ns, name))
+        if known is not None:
+            return known
+        if ns in self.fresh and name == "lo":
+            return 1
+        link = self.look(ns, name)
+        self.vouch(ns, name, link)
+        self._indexes[ns, name] = link.index
+        return link.index
+
+    def know(self, ns: str, name: str, index: int) -> None:
+        """A link was made at this index, in this call."""
+        self._indexes[ns, name] = index
+
+    def forget(self, ns: str, name: str) -> None:
+        """The name no longer leads to that link."""
+        self._indexes.pop((ns, name), None)
+
+    def vouch(self, ns: str, name: str, link: unpack.Link | None = None) -> None:
+        """Refuse to touch somebody else's link that has the name of one we could not make."""
+        if (ns, name) not in self._refused_links or self.channel(ns).ours:
+            return
+        if (link or self.look(ns, name)).group not in OUR_GROUPS:
+            raise Refused(errno.ENODEV, f"the link {name!r} there is not ours")

@@ -1,0 +1,232 @@
+"""Following namespaces: what changed in them, by whomever, as soon as the kernel says so.
+
+One socket for each followed namespace, in the groups of links, addresses, routes, rules and neighbours; in the
+host's a second one for nf_tables. An event says where to look again and is coalesced with its like; when the kernel
+had to drop some, it says "lost". The mount table is watched, too: a namespace that is followed is let go of when it
+is unpinned, and taken up when it is pinned. It never looks at what changed. Sources: rtnetlink(7),
+<linux/rtnetlink.h>.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Final, Literal, TypeVar
+
+import attrs
+
+from libcnm.kernel.base import KernelEvent, KernelEvents, NamespaceId
+from libcnm.kernel.linux import pack, transport, unpack
+from libcnm.kernel.linux.namespaces import Namespaces, identity_of
+from libcnm.kernel.linux.worker import HomeNamespaces, Worker
+from libcnm.kernel.resources import PROTOCOL
+from libcnm.model import limits
+from libcnm.model.deadline import Deadline
+
+T = TypeVar("T")
+What = Literal["links", "addresses", "routes", "rules", "neighbours", "firewall", "lost"]
+
+_GROUPS: Final = (1, 3, 5, 7, 8, 9, 11, 19)
+"""RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE."""
+_NFNLGRP_NFTABLES: Final = 7
+_NETLINK_NETFILTER: Final = 12
+_BUFFER_BYTES: Final = 1 << 21
+_WHAT: Final[dict[int, What]] = {
+    pack.RTM_NEWLINK: "links",
+    pack.RTM_DELLINK: "links",
+    pack.RTM_NEWADDR: "addresses",
+    pack.RTM_DELADDR: "addresses",
+    pack.RTM_NEWROUTE: "routes",
+    pack.RTM_DELROUTE: "routes",
+    pack.RTM_NEWRULE: "rules",
+    pack.RTM_DELRULE: "rules",
+    pack.RTM_NEWNEIGH: "neighbours",
+    pack.RTM_DELNEIGH: "neighbours",
+}
+
+
+@attrs.frozen
+class _Followed:
+    identity: NamespaceId
+    sockets: tuple[socket.socket, ...]
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+
+
+def _subscribed(protocol: int, groups: Collection[int]) -> socket.socket:
+    """In the namespace that the calling thread is in."""
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol)
+    try:
+        sock.bind((0, 0))
+        transport.enlarge(sock, _BUFFER_BYTES)
+        for group in groups:
+            sock.setsockopt(transport.SOL_NETLINK, transport.NETLINK_ADD_MEMBERSHIP, group)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _is_worth_telling(kind: int, body: bytes) -> bool:
+    """Not the comings and goings of resolution: only neighbours that are permanent or of our protocol, and VTEP rows."""
+    if kind not in (pack.RTM_NEWNEIGH, pack.RTM_DELNEIGH):
+        return True
+    row = unpack.neighbour(body)
+    if row.family == socket.AF_BRIDGE:
+        return row.address is not None
+    return bool(row.state & pack.NUD_PERMANENT) or row.protocol == PROTOCOL
+
+
+class LinuxEvents(KernelEvents):
+    """A subscription. ``next`` is for one thread at a time; ``follow`` and ``close`` may be called from others."""
+
+    def __init__(
+        self, home: HomeNamespaces, worker: Worker, namespaces: Namespaces, on_close: Callable[[LinuxEvents], None]
+    ) -> None:
+        self._home = home
+        self._worker = worker
+        self._namespaces = namespaces
+        self._on_close = on_close
+        self._lock = threading.RLock()
+        self._wanted: frozenset[str] = frozenset()
+        self._followed: dict[str, _Followed] = {}
+        self._owner: dict[int, tuple[str, socket.socket]] = {}
+        self._pending: set[KernelEvent] = set()
+        self._closed = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.epoll()
+        self._poll.register(self._wake, select.EPOLLIN)
+        # Of the worker's mount namespace, which may not be this thread's.
+        self._mounts = self._call(lambda: os.open("/proc/thread-self/mountinfo", os.O_RDONLY | os.O_CLOEXEC))
+        self._poll.register(self._mounts, select.EPOLLPRI)
+
+    def next(self, timeout: float) -> tuple[KernelEvent, ...]:
+        until = time.monotonic() + timeout
+        while True:
+            with self._lock:
+                if self._closed or self._pending:
+                    told, self._pending = self._pending, set()
+                    return tuple(sorted(told, key=lambda event: (event.ns, event.what)))
+                poll = self._poll
+            try:
+                ready = poll.poll(max(0.0, until - time.monotonic()))
+            except (ValueError, OSError):  # closed meanwhile
+                return ()
+            with self._lock:
+                if self._closed:
+                    return ()
+                self._collect([fd for fd, _ in ready])
+                if not ready and not self._pending:
+                    return ()
+
+    def follow(self, namespaces: Collection[str]) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._wanted = frozenset(namespaces)
+            self._look_again(announce=False)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            os.eventfd_write(self._wake, 1)  # a waiting next() sees that it is over
+            for ns in list(self._followed):
+                self._let_go(ns)
+            self._poll.close()
+            os.close(self._mounts)
+            os.close(self._wake)
+        with suppress(ValueError):
+            self._on_close(self)
+
+    # -- with the lock held --------------------------------------------------------------------------------------------
+
+    def _collect(self, ready: Collection[int]) -> None:
+        for fd in ready:
+            if fd == self._wake:
+                os.eventfd_read(self._wake)
+            elif fd == self._mounts:
+                self._look_again(announce=True)
+            elif fd in self._owner:
+                self._drain(*self._owner[fd])
+
+    def _drain(self, ns: str, sock: socket.socket) -> None:
+        firewall = sock.proto == _NETLINK_NETFILTER
+        while True:
+            try:
+                data = sock.recv(transport.RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self._pending.add(KernelEvent(ns, "lost"))
+                continue
+            if firewall:
+                self._pending.add(KernelEvent(ns, "firewall"))
+                continue
+            for kind, _flags, _sequence, body in unpack.messages(data):
+                what = _WHAT.get(kind)
+                if what is not None and _is_worth_telling(kind, body):
+                    self._pending.add(KernelEvent(ns, what))
+
+    def _look_again(self, *, announce: bool) -> None:
+        """Follow what is wanted and pinned, and nothing else."""
+        for ns in list(self._followed):
+            if ns not in self._wanted:
+                self._let_go(ns)
+        now = self._call(lambda: {ns: self._identity(ns) for ns in self._wanted})
+        for ns, identity in now.items():
+            held = self._followed.get(ns)
+            if held is not None and held.identity != identity:
+                self._let_go(ns)
+                held = None
+                self._pending.add(KernelEvent(ns, "lost"))
+            if held is None and identity is not None and self._take_up(ns) and announce:
+                self._pending.add(KernelEvent(ns, "lost"))
+
+    def _let_go(self, ns: str) -> None:
+        held = self._followed.pop(ns)
+        for sock in held.sockets:
+            self._poll.unregister(sock)
+            del self._owner[sock.fileno()]
+        held.close()
+
+    def _take_up(self, ns: str) -> bool:
+        try:
+            held = self._call(lambda: self._opened(ns))
+        except OSError:
+            return False  # gone again
+        self._followed[ns] = held
+        for sock in held.sockets:
+            self._owner[sock.fileno()] = (ns, sock)
+            self._poll.register(sock, select.EPOLLIN)
+        return True
+
+    # -- on the worker's thread ----------------------------------------------------------------------------------------
+
+    def _identity(self, ns: str) -> NamespaceId | None:
+        return self._namespaces.pinned(ns) if ns else identity_of(os.fstat(self._home.net))
+
+    def _opened(self, ns: str) -> _Followed:
+        fd = os.open(self._namespaces.path(ns), os.O_RDONLY | os.O_CLOEXEC) if ns else os.dup(self._home.net)
+        try:
+            rtnetlink = self._worker.visit(fd, lambda: _subscribed(0, _GROUPS))
+            if ns:
+                return _Followed(identity_of(os.fstat(fd)), (rtnetlink,))
+            firewall = self._worker.visit(fd, lambda: _subscribed(_NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,)))
+            return _Followed(identity_of(os.fstat(fd)), (rtnetlink, firewall))
+        finally:
+            os.close(fd)
+
+    def _call(self, action: Callable[[], T]) -> T:
+        return self._worker.call(action, Deadline.after(limits.VERB_SECONDS, time.monotonic))

@@ -1,0 +1,126 @@
+"""Addresses, subnets and MACs as values; the arithmetic on them is on integers and never walks a pool."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+
+import attrs
+
+from libcnm.errors import Invalid
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+def parse_address(value: str | IPAddress, field: str) -> IPAddress:
+    """``value`` as an address without scope; :class:`~libcnm.errors.Invalid` names ``field``."""
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError:
+        raise Invalid(field, value, "is not an IPv4 or IPv6 address") from None
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
+        raise Invalid(field, value, "has a scope id", hint="leave out the part after '%'")
+    return address
+
+
+def parse_pool(value: str | IPNetwork, field: str) -> IPNetwork:
+    """``value`` as a CIDR block; host bits are refused, with the block that was probably meant in the hint."""
+    if isinstance(value, str) and "/" not in value:
+        raise Invalid(field, value, "has no prefix length", hint=f"for example {value}/24" if ":" not in value else f"{value}/64")
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise Invalid(field, value, "is not a subnet in CIDR form") from None
+    raise Invalid(field, value, "has host bits set", hint=f"did you mean {meant}?")
+
+
+def parse_mac(value: str, field: str = "mac") -> str:
+    """A unicast MAC in lower case with colons; group and all-zero addresses are refused."""
+    mac = value.lower().replace("-", ":")
+    if not _MAC.fullmatch(mac):
+        raise Invalid(field, value, "is not a MAC address", hint="six octets, like 02:42:ac:11:00:02")
+    if int(mac[:2], 16) & 1:
+        raise Invalid(field, value, "is a group address")
+    if mac == "00:00:00:00:00:00":
+        raise Invalid(field, value, "is all zero")
+    return mac
+
+
+def mac_from_address(address: IPAddress) -> str:
+    """A locally administered MAC that follows from the address, as libnetwork makes it: 02:42 and the IPv4 address.
+
+    For IPv6 (libnetwork has no such rule) the last four octets are used.
+    """
+    tail = int(address) & 0xFFFFFFFF
+    return ":".join(["02", "42", *(f"{byte:02x}" for byte in tail.to_bytes(4, "big"))])
+
+
+def link_local_from_mac(mac: str) -> ipaddress.IPv6Address:
+    """The modified EUI-64 link-local address of a MAC (RFC 4291, appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    host = bytes((octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]))
+    return ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + host)
+
+
+@attrs.frozen
+class Subnet:
+    """What a user asks for: a pool, and optionally the part to allocate from, the gateway, and reserved addresses.
+
+    ``pool`` None means "one of the defaults" of family ``version``. Raises :class:`~libcnm.errors.Invalid` on host
+    bits, on a range outside the pool, on a gateway or auxiliary address outside the pool, on mixed families.
+    """
+
+    pool: IPNetwork | None = attrs.field(default=None, converter=lambda v: None if v is None else parse_pool(v, "subnet"))
+    range: IPNetwork | None = attrs.field(
+        default=None, kw_only=True, converter=lambda v: None if v is None else parse_pool(v, "range")
+    )
+    gateway: IPAddress | None = attrs.field(
+        default=None, kw_only=True, converter=lambda v: None if v is None else parse_address(v, "gateway")
+    )
+    aux: Mapping[str, IPAddress] = attrs.field(
+        factory=dict, kw_only=True, converter=lambda m: {name: parse_address(a, f"aux[{name}]") for name, a in m.items()}
+    )
+    version: int = attrs.field(default=0, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        version = self.pool.version if self.pool is not None else (self.version or 4)
+        if version not in (4, 6) or (self.version and self.version != version):
+            raise Invalid("version", self.version, "is not the IP version of the subnet")
+        object.__setattr__(self, "version", version)
+        if self.pool is None:
+            if self.range is not None or self.gateway is not None or self.aux:
+                raise Invalid("subnet", None, "is needed when a range, gateway or auxiliary address is given")
+            return
+        if self.range is not None and not _inside(self.range, self.pool):
+            raise Invalid("range", str(self.range), f"is not inside the subnet {self.pool}")
+        named = {"gateway": self.gateway, **{f"aux[{name}]": address for name, address in self.aux.items()}}
+        for field, address in named.items():
+            if address is not None and address not in self.pool:
+                raise Invalid(field, str(address), f"is not inside the subnet {self.pool}")
+
+    @classmethod
+    def of(cls, value: str | Subnet | IPNetwork) -> Subnet:
+        """A CIDR string, ``"ipv4"`` or ``"ipv6"`` (a default pool of that family), or a Subnet as it is."""
+        if isinstance(value, Subnet):
+            return value
+        if value in ("ipv4", "ipv6"):
+            return cls(version=int(str(value)[-1]))
+        return cls(value)
+
+
+def _inside(inner: IPNetwork, outer: IPNetwork) -> bool:
+    return inner.version == outer.version and int(inner[0]) >= int(outer[0]) and int(inner[-1]) <= int(outer[-1])
+
+
+def overlaps(one: IPNetwork, other: IPNetwork) -> bool:
+    """True when the blocks share an address; blocks of different families never do."""
+    return one.version == other.version and int(one[0]) <= int(other[-1]) and int(other[0]) <= int(one[-1])

@@ -1,0 +1,152 @@
+"""Records to bytes and back: JSON with the record's kind and a schema version; strict on what it does not know.
+
+The mapping follows the records' type annotations, compiled once per class to plain functions. A record of a newer
+version, or with fields this version does not know, is :class:`~libcnm.errors.Corrupt`, never half-read.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import types
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import attrs
+
+from libcnm.errors import CnmError, Corrupt
+
+SCHEMA = 1
+
+Record = TypeVar("Record", bound=attrs.AttrsInstance)
+_Convert = Callable[[Any], Any]
+
+_ADDRESSES: Mapping[type, Callable[[str], Any]] = {
+    ipaddress.IPv4Address: ipaddress.ip_address,
+    ipaddress.IPv6Address: ipaddress.ip_address,
+    ipaddress.IPv4Interface: ipaddress.ip_interface,
+    ipaddress.IPv6Interface: ipaddress.ip_interface,
+    ipaddress.IPv4Network: ipaddress.ip_network,
+    ipaddress.IPv6Network: ipaddress.ip_network,
+}
+
+
+def encode(record: attrs.AttrsInstance) -> bytes:
+    """The record as compact JSON. Fields at their defaults are left out."""
+    cls = type(record)
+    body = _encoder(cls)(record)
+    return json.dumps({"k": cls.__name__, "v": SCHEMA, **body}, separators=(",", ":")).encode()
+
+
+def decode(cls: type[Record], value: bytes, where: str) -> Record:
+    """The record of that class; ``where`` names the key in :class:`~libcnm.errors.Corrupt`."""
+    try:
+        body = json.loads(value)
+    except ValueError as error:
+        raise Corrupt(where, f"not JSON: {error}") from None
+    if not isinstance(body, dict) or body.pop("k", None) != cls.__name__:
+        raise Corrupt(where, f"not a {cls.__name__}")
+    version = body.pop("v", None)
+    if version != SCHEMA:
+        raise Corrupt(where, f"schema version {version!r}, this libcnm reads {SCHEMA}", hint="upgrade this host's libcnm")
+    try:
+        return _decoder(cls)(body)  # type: ignore[no-any-return]  # the decoder is compiled for cls
+    except (CnmError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Corrupt(where, str(error)) from error
+
+
+@cache
+def _encoder(cls: type[attrs.AttrsInstance]) -> _Convert:
+    hints = get_type_hints(cls)
+    fields = [(field.name, field.default, _to_plain(hints[field.name])) for field in attrs.fields(cls)]
+
+    def convert(record: Any) -> dict[str, Any]:
+        plain = {}
+        for name, default, to_plain in fields:
+            value = getattr(record, name)
+            if value != default or default is attrs.NOTHING:
+                plain[name] = value if to_plain is None or value is None else to_plain(value)
+        return plain
+
+    return convert
+
+
+@cache
+def _decoder(cls: type[attrs.AttrsInstance]) -> _Convert:
+    hints = get_type_hints(cls)
+    fields = {field.name: _from_plain(hints[field.name]) for field in attrs.fields(cls)}
+
+    def convert(plain: Any) -> Any:
+        if not isinstance(plain, dict):
+            raise TypeError(f"{cls.__name__} is not an object")
+        unknown = plain.keys() - fields.keys()
+        if unknown:
+            raise ValueError(f"unknown fields {sorted(unknown)}")
+        return cls(**{name: fields[name](value) for name, value in plain.items()})
+
+    return convert
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """A union's members without None; a plain type is its own."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return tuple(member for member in get_args(hint) if member is not type(None))
+    return (hint,)
+
+
+def _to_plain(hint: Any) -> _Convert | None:
+    member = _members(hint)[0]
+    origin = get_origin(member)
+    if origin is tuple:
+        inner = _to_plain(get_args(member)[0])
+        return list if inner is None else lambda values: [inner(value) for value in values]
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        inner = _to_plain(get_args(member)[1])
+        return dict if inner is None else lambda values: {key: inner(value) for key, value in values.items()}
+    if member in _ADDRESSES:
+        return str
+    if isinstance(member, type) and attrs.has(member):
+        return _encoder(member)
+    return None
+
+
+def _from_plain(hint: Any) -> _Convert:
+    members = _members(hint)
+    optional = type(None) in get_args(hint)
+    convert = _from_plain_member(members[0])
+    if not optional:
+        return convert
+    return lambda value: None if value is None else convert(value)
+
+
+def _from_plain_member(member: Any) -> _Convert:
+    origin = get_origin(member)
+    if origin is tuple:
+        inner = _from_plain(get_args(member)[0])
+        return lambda values: tuple(inner(value) for value in _checked(list, values))
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        inner = _from_plain(get_args(member)[1])
+        return lambda values: {key: inner(value) for key, value in _checked(dict, values).items()}
+    if origin is Literal:
+        return lambda value: _one_of(get_args(member), value)
+    if member in _ADDRESSES:
+        parse = _ADDRESSES[member]
+        return lambda value: parse(_checked(str, value))
+    if isinstance(member, type) and attrs.has(member):
+        return _decoder(member)
+    if member is float:
+        return lambda value: float(_checked((int, float), value))
+    return lambda value: _checked(member, value)
+
+
+def _checked(expected: Any, value: Any) -> Any:
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is int):
+        raise TypeError(f"{value!r} is not {expected}")
+    return value
+
+
+def _one_of(allowed: tuple[Any, ...], value: Any) -> Any:
+    if value not in allowed:
+        raise ValueError(f"{value!r} is none of {allowed}")
+    return value

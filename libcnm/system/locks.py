@@ -1,0 +1,123 @@
+"""Locks between processes and threads of one host: ``flock`` on a file per object, freed by the kernel when its holder dies.
+
+Order, always: network before endpoint before sandbox. A lock file is removed by whoever held it exclusively last, so
+the folder holds no more files than there are verbs under way. Fake and real are one: ``flock`` works in any folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+from contextlib import ExitStack
+from types import TracebackType
+
+import attrs
+
+from libcnm.errors import DeadlineExceeded, Unavailable
+from libcnm.model.deadline import Deadline
+
+_STEP_SECONDS = 0.002
+_STEP_SECONDS_MAX = 0.05
+
+
+@attrs.define(eq=False)
+class HeldLock:
+    """A lock that is held until :meth:`release`; a context manager."""
+
+    path: str
+    descriptor: int
+    exclusive: bool
+
+    def release(self) -> None:
+        """Let go; idempotent."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor < 0:
+            return
+        if self.exclusive:
+            # Only the exclusive holder may remove the file: whoever waits on the old inode notices and opens anew.
+            _unlink(self.path)
+        os.close(descriptor)
+
+    def __enter__(self) -> HeldLock:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+
+class Locks:
+    """The locks of one installation, below ``folder``."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._wait = threading.Event()  # never set: a wait that close() could end one day, and no sleep
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+
+    def acquire(self, name: str, *, deadline: Deadline, shared: bool = False) -> HeldLock:
+        """Wait for the lock; :class:`~libcnm.errors.DeadlineExceeded` names it and its holder when the budget is spent."""
+        step = _STEP_SECONDS
+        while True:
+            held = self.try_acquire(name, shared=shared)
+            if held is not None:
+                return held
+            left = deadline.remaining()
+            if left <= 0:
+                raise DeadlineExceeded(
+                    f"lock of {name[:12]}", deadline.budget, hint=f"another verb holds it{self._holder(name)}; try again"
+                )
+            self._wait.wait(min(step, left))
+            step = min(step * 2, _STEP_SECONDS_MAX)
+
+    def acquire_all(self, names: tuple[tuple[str, bool], ...], *, deadline: Deadline) -> ExitStack:
+        """Several ``(name, shared)`` locks in the given order; the stack releases them in reverse."""
+        with ExitStack() as stack:
+            for name, shared in names:
+                stack.enter_context(self.acquire(name, deadline=deadline, shared=shared))
+            return stack.pop_all()
+
+    def try_acquire(self, name: str, *, shared: bool = False) -> HeldLock | None:
+        """The lock, or None when somebody holds it against us."""
+        path = os.path.join(self._folder, name)
+        while True:
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except OSError as error:
+                raise Unavailable("locks", error.strerror or str(error), hint=f"look at {self._folder}") from None
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    return None
+                raise Unavailable("locks", error.strerror or str(error)) from None
+            if _same_file(descriptor, path):
+                if not shared:
+                    os.pwrite(descriptor, f"{os.getpid():>10}".encode(), 0)
+                return HeldLock(path, descriptor, not shared)
+            os.close(descriptor)  # its last holder removed it between our open and our flock: open the new one
+
+    def _holder(self, name: str) -> str:
+        try:
+            with open(os.path.join(self._folder, name), encoding="ascii") as file:
+                pid = file.read(16).strip()
+        except (OSError, ValueError):
+            return ""
+        return f" (process {pid})" if pid else ""
+
+
+def _same_file(descriptor: int, path: str) -> bool:
+    try:
+        there = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    here = os.fstat(descriptor)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

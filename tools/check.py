@@ -1,0 +1,286 @@
+"""What the Makefile's targets do: find or make the environments, run the tools, say what happened.
+
+    python3 tools/check.py test      lint, types, layers, and every test tier on every Python that is here
+    python3 tools/check.py help      the other words
+
+Checks run two at a time (CI's machines have two cores). A check that passes is one line; one that fails is printed
+whole. The last line adds up what all the runs of pytest counted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from bootstrap import ROOT, Environment, Stop, bootstrap, search_path
+
+LIMIT = 1200.0  # seconds for one check; a hang must end with its output, well before CI's own limit
+NEWS = 60.0  # seconds of silence after which we say what is still running
+AT_ONCE = 2
+PORTABLE = ("unit", "conformance", "simulation")  # run on every Python; the other tiers on the oldest and the newest
+MADE_HERE = (".check", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache", ".hypothesis")
+CLOSING_LINE = re.compile(r"^=*\s*((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s.*?=*$|^=*\s*no tests ran in .*$")
+
+
+@dataclass
+class Check:
+    """One command that can fail, and what became of it."""
+
+    name: str
+    argv: list[str]
+    is_pytest: bool = False
+    environment: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    status: int = -1
+    output: str = ""
+
+    def run(self, running: set[subprocess.Popen[bytes]]) -> Check:
+        """Run it to its end or to the time limit, in a process session of its own, so that it can be ended whole."""
+        started = time.monotonic()
+        with tempfile.TemporaryFile() as log:
+            child = subprocess.Popen(
+                self.argv,
+                cwd=ROOT,
+                env={**os.environ, "PATH": search_path(), **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            running.add(child)
+            try:
+                self.status = child.wait(LIMIT)
+            except subprocess.TimeoutExpired:
+                end(child)
+                self.status = -1
+            finally:
+                running.discard(child)
+            self.seconds = time.monotonic() - started
+            log.seek(0)
+            self.output = log.read().decode("utf-8", "replace")
+        if self.status == -1:
+            self.output += f"\n(ended after {LIMIT:g} s)\n"
+        return self
+
+    def closing_line(self) -> str:
+        """Pytest's own last word."""
+        found = [line for line in self.output.splitlines() if CLOSING_LINE.match(line)]
+        return found[-1] if found else ""
+
+    def notes(self) -> list[str]:
+        """What a passed check should still tell: the skipped tests."""
+        return [line for line in self.output.splitlines() if line.startswith("SKIPPED")] if self.is_pytest else []
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """End a check and everything in its session: politely, so that tests tidy up, then for good."""
+    for number, patience in ((signal.SIGINT, 15), (signal.SIGKILL, 5)):
+        try:
+            os.killpg(child.pid, number)
+            child.wait(patience)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def run_all(checks: Sequence[Check]) -> bool:
+    """Run the checks, a few at a time in the given order, and report each as it ends; true when all passed."""
+    running: set[subprocess.Popen[bytes]] = set()
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
+        futures: dict[Future[Check], str] = {pool.submit(check.run, running): check.name for check in checks}
+        pending = set(futures)
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=NEWS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    report(future.result())
+                if not done:
+                    say("still at it: " + ", ".join(futures[future] for future in pending if future.running()))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in list(running):
+                end(child)
+            raise
+    return all(check.status == 0 for check in checks)
+
+
+def say(line: str) -> None:
+    """One line for the person, at once."""
+    print(line, flush=True)
+
+
+def report(check: Check) -> None:
+    """A line for a check that passed, everything for one that did not."""
+    if check.status == 0:
+        say(f"  ok   {check.name:<30} {check.seconds:6.1f} s  {check.closing_line().strip('= ')}")
+        for note in check.notes():
+            say(f"         {note}")
+    else:
+        say(f"FAILED {check.name}: {' '.join(check.argv)}\n{check.output.rstrip()}\n")
+
+
+# --- which checks there are
+
+
+def folders_with_python() -> list[str]:
+    """Those of the tree's folders that hold Python; mypy refuses empty ones."""
+    return [name for name in ("libcnm", "tools", "tests", "examples", "bench") if any((ROOT / name).rglob("*.py"))]
+
+
+def lint_checks(environment: Environment) -> list[Check]:
+    """Style, types and layers, all on the oldest Python."""
+    tool = environment.path / "bin"
+    return [
+        Check("ruff check", [str(tool / "ruff"), "check", "--quiet", *folders_with_python()]),
+        Check("ruff format", [str(tool / "ruff"), "format", "--diff", "--quiet", *folders_with_python()]),
+        Check("import-linter", [str(tool / "lint-imports")], environment={"NO_COLOR": "1"}),
+        Check("mypy --strict", [str(tool / "mypy"), "--no-error-summary", *folders_with_python()]),
+    ]
+
+
+def pytest_check(environment: Environment, *, portable_only: bool = False, arguments: Sequence[str] = ()) -> Check:
+    """One run of pytest. Each Python has a cache of its own, because two run at once."""
+    tiers = [f"tests/{tier}" for tier in PORTABLE if any((ROOT / "tests" / tier).rglob("test_*.py"))]
+    cache = f"cache_dir=.pytest_cache/{environment.version}"
+    return Check(
+        f"pytest on Python {environment.version}" + (" (portable)" if portable_only else ""),
+        [str(environment.python), "-m", "pytest", "-o", cache, *(tiers if portable_only else ["tests"]), *arguments],
+        is_pytest=True,
+    )
+
+
+def summary(checks: Sequence[Check]) -> str:
+    """All runs of pytest added up, in the words that readers of test results look for."""
+    total: Counter[str] = Counter()
+    for check in checks:
+        for number, word in re.findall(r"(\d+) ([a-z]+)", check.closing_line().split(" in ")[0]):
+            total[{"errors": "failed", "error": "failed"}.get(word, word)] += int(number)
+    line = f"Total: {total['passed']} passed, {total['failed']} failed"
+    return f"{line}, {total['skipped']} skipped" if total["skipped"] else line
+
+
+# --- the words of the command line
+
+
+def test() -> int:
+    """Everything that CI asks: lint, types, layers, and all tests on every supported Python that is here."""
+    environments = bootstrap(dev=True)
+    ends = {environments[0], environments[-1]}
+    tests = [pytest_check(environment, portable_only=environment not in ends) for environment in environments]
+    checks = [*lint_checks(environments[0]), *sorted(tests, key=lambda check: "portable" in check.name)]
+    passed = run_all(checks)
+    for check in tests:
+        say(check.closing_line())
+    failed = [check.name for check in checks if check.status]
+    if failed:
+        say(f"failed: {'; '.join(failed)}")
+    say(summary(tests))
+    return 0 if passed else 1
+
+
+def lint() -> int:
+    """Style, types and layers."""
+    return 0 if run_all(lint_checks(bootstrap(dev=True)[0])) else 1
+
+
+def tidy_up() -> int:
+    """Format the code and mend what ruff can mend."""
+    tool = str(bootstrap(dev=True)[0].path / "bin" / "ruff")
+    fixed = run_here([tool, "check", "--fix-only", "--quiet", *folders_with_python()])
+    return run_here([tool, "format", *folders_with_python()]) or fixed
+
+
+def unit() -> int:
+    """The tiers that need no privilege, on the oldest Python, in the foreground."""
+    check = pytest_check(bootstrap(dev=True)[0], portable_only=True, arguments=["-m", "not kernel and not slow"])
+    return run_here(check.argv)
+
+
+def demo() -> int:
+    """The main job, told step by step: two hosts, one overlay network, names that answer, proven by ping."""
+    return run_here([str(bootstrap(dev=False)[0].path / "bin" / "cnm"), "lab", "demo"])
+
+
+def bench() -> int:
+    """Measurements side by side, as ratios within one run: every program of bench/, one after the other."""
+    python = str(bootstrap(dev=True)[0].python)
+    programs = sorted(path for path in (ROOT / "bench").glob("*.py") if not path.name.startswith("_"))
+    return max([run_here([python, str(program)]) for program in programs], default=0)
+
+
+def soak() -> int:
+    """Conformance and simulation again and again with many more examples, until a failure or Ctrl-C."""
+    check = pytest_check(bootstrap(dev=True)[0], portable_only=True, arguments=["-x", "-q", "-o", "timeout=0"])
+    os.environ["HYPOTHESIS_PROFILE"] = "soak"
+    while (status := run_here([argument for argument in check.argv if argument != "tests/unit"])) == 0:
+        say("soak: one more round")
+    return status
+
+
+def clean() -> int:
+    """Remove what the other words made: environments, caches, logs."""
+    for path in [*ROOT.glob(".venv*"), *(ROOT / name for name in MADE_HERE), *ROOT.glob("*.egg-info")]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in (
+        path for name in ("libcnm", "tests", "tools", "examples", "bench") for path in (ROOT / name).rglob("*")
+    ):
+        if path.name == "__pycache__":
+            shutil.rmtree(path, ignore_errors=True)
+    (ROOT / ".bootstrap.lock").unlink(missing_ok=True)
+    return 0
+
+
+def show_help() -> int:
+    """This list."""
+    for word, action in WORDS.items():
+        say(f"make {word:<8} {(action.__doc__ or '').strip()}")
+    return 0
+
+
+WORDS: dict[str, Callable[[], int]] = {
+    "demo": demo,
+    "test": test,
+    "lint": lint,
+    "format": tidy_up,
+    "unit": unit,
+    "bench": bench,
+    "soak": soak,
+    "clean": clean,
+    "help": show_help,
+}
+
+
+def run_here(argv: Sequence[str]) -> int:
+    """Run a command in the foreground, on this terminal, and give back its status."""
+    os.environ["PATH"] = search_path()
+    return subprocess.run(argv, cwd=ROOT, check=False).returncode
+
+
+def main() -> int:
+    """Find the word and do it."""
+    word = sys.argv[1] if len(sys.argv) > 1 else "help"
+    if word not in WORDS:
+        say(f"no such word: {word}")
+        return show_help() or 2
+    try:
+        return WORDS[word]()
+    except Stop as stop:
+        say(f"bootstrap: {stop}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
