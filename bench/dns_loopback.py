@@ -3,8 +3,8 @@
     PYTHONPATH=. python bench/dns_loopback.py [seconds]
 
 Server thread and client are pinned to different CPUs where there are two. The client is a closed loop over a connected
-UDP socket with 1 or 32 queries outstanding; it checks each reply's id and answer count. Beside it runs the floor: a bare
-``recvfrom``/``sendto`` loop in the same process layout, which says what this machine gives a Python loop at best.
+UDP socket with 1 or 32 queries outstanding; it checks each reply's id and answer count. Beside it runs the floor: a
+bare ``recvfrom``/``sendto`` loop in the same process layout, which says what this machine gives a Python loop at best.
 """
 
 from __future__ import annotations

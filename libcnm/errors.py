@@ -86,7 +86,13 @@ class AlreadyExists(CnmError):
     code, http_status, exit_code = "already-exists", 409, 4
 
     def __init__(
-        self, kind: str, name: str, *, holder: str | None = None, differences: Sequence[str] = (), hint: str | None = None
+        self,
+        kind: str,
+        name: str,
+        *,
+        holder: str | None = None,
+        differences: Sequence[str] = (),
+        hint: str | None = None,
     ) -> None:
         by = f" (held by {holder})" if holder else ""
         other = f"; it differs in: {', '.join(differences)}" if differences else ""

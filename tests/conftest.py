@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import shutil
 import tempfile
 import threading
@@ -27,6 +28,7 @@ WATCHED = ("/run/libcnm*/**", "/run/netns/**", "/var/lib/libcnm*/**")
 PATIENCE = 5.0  # seconds for detached processes to notice that their work is over
 NEEDS_NAMESPACES = ("kernel", "cluster")
 OUTER_UID = os.geteuid()  # asked before namespaces make everybody root
+MEMORY = 4 << 30  # bytes; a test that runs away gets a MemoryError instead of the whole machine
 SKIPS_ARE_FAILURES = os.environ.get("CI") == "true" and OUTER_UID == 0
 
 hypothesis.settings.register_profile("default", deadline=None)  # a busy machine is no failure
@@ -40,6 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     profile = "ci" if os.environ.get("CI") == "true" else "default"
     hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", profile))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most), most))
     config.pluginmanager.register(WholeSession(), "libcnm-whole-session")
 
 

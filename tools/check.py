@@ -20,11 +20,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from bootstrap import ROOT, Environment, Stop, bootstrap, search_path
 
-LIMIT = 1200.0  # seconds for one check; a hang must end with its output, well before CI's own limit
+LIMIT = 900.0  # seconds for one check; a hang must end with its output, well before CI's own limit
 NEWS = 60.0  # seconds of silence after which we say what is still running
 AT_ONCE = 2
 PORTABLE = ("unit", "conformance", "simulation")  # run on every Python; the other tiers on the oldest and the newest
@@ -82,16 +83,16 @@ class Check:
         return [line for line in self.output.splitlines() if line.startswith("SKIPPED")] if self.is_pytest else []
 
 
-def end(child: subprocess.Popen[bytes]) -> None:
-    """End a check and everything in its session: politely, so that tests tidy up, then for good."""
+def end(*children: subprocess.Popen[bytes]) -> None:
+    """End checks with everything in their sessions: politely, so that tests tidy up, then for good."""
     for number, patience in ((signal.SIGINT, 15), (signal.SIGKILL, 5)):
-        try:
-            os.killpg(child.pid, number)
-            child.wait(patience)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, number)
+        deadline = time.monotonic() + patience
+        for child in children:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.1, deadline - time.monotonic()))
 
 
 def run_all(checks: Sequence[Check]) -> bool:
@@ -109,8 +110,7 @@ def run_all(checks: Sequence[Check]) -> bool:
                     say("still at it: " + ", ".join(futures[future] for future in pending if future.running()))
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in list(running):
-                end(child)
+            end(*running)
             raise
     return all(check.status == 0 for check in checks)
 

@@ -139,8 +139,10 @@ class Driver(ABC):
 def refuse_option(driver: str, label: str, known: Iterable[str]) -> None:
     """Raise Invalid for an option that a driver does not know, naming those that it does."""
 
-
     listed = ", ".join(sorted(known))
     raise Invalid(
-        "options", label, f"is not an option of driver {driver!r}", hint=f"known: {listed}" if listed else "it has no options"
+        "options",
+        label,
+        f"is not an option of driver {driver!r}",
+        hint=f"known: {listed}" if listed else "it has no options",
     )

@@ -167,7 +167,9 @@ def _check(
 ) -> None:
     """libnetwork's order: the sandbox, then whether the endpoint is free, then whether the two fit."""
     if sandbox.state != "ready":
-        raise Forbidden(f"sandbox {sandbox.container_id!r} is {sandbox.state}", hint="use another, or wait until it is ready")
+        raise Forbidden(
+            f"sandbox {sandbox.container_id!r} is {sandbox.state}", hint="use another, or wait until it is ready"
+        )
     held = endpoint.attachment
     if held is not None:
         raise InUse(
@@ -200,7 +202,7 @@ def _presence(
     if found is not None and found.record.active and found.record.boot_id == boot_id:
         return None, NetworkView(record, found.record.epoch)
     epoch = 1 if found is None else found.record.epoch + 1
-    return Presence(record.id, epoch, True, boot_id), NetworkView(record, epoch)
+    return Presence(record.id, epoch, active=True, boot_id=boot_id), NetworkView(record, epoch)
 
 
 def _interface(driver: Driver, network: NetworkRecord, others: Iterable[Plug]) -> str:
@@ -230,6 +232,8 @@ def _commit(context: Context, work: _Join, deadline: Deadline) -> EndpointRecord
     ready = attrs.evolve(work.endpoint, attachment=attrs.evolve(place, state="ready", operation=""))
     stored = _mine(work.repository, work.endpoint, place.operation, deadline)
     cleared = drop(keys.intent(place.operation))
+    if work.presence is not None:
+        cleared += put(keys.presence(work.presence.network_id), attrs.evolve(work.presence, ready=True))
     if work.repository is context.local:
         context.local.commit(stored.replace(ready) + cleared, deadline)
     else:
@@ -371,7 +375,11 @@ def release(
     def attempt() -> None:
         stored = repository.endpoint(network.id, record.id, deadline)
         theirs = Transaction()
-        if stored is not None and stored.record.attachment is not None and stored.record.attachment.operation == place.operation:
+        if (
+            stored is not None
+            and stored.record.attachment is not None
+            and stored.record.attachment.operation == place.operation
+        ):
             theirs = stored.replace(attrs.evolve(stored.record, attachment=None))
         here = _withdrawn(context, network, attrs.evolve(record, attachment=place), place.operation, deadline)
         if repository is context.local:
@@ -396,5 +404,5 @@ def _withdrawn(
     if driver.capabilities.presence == "attached" and not _others_here(context, network, record, deadline):
         found = context.local.presence(network.id, deadline)
         if found is not None and found.record.active:
-            here += found.replace(attrs.evolve(found.record, active=False))
+            here += found.replace(attrs.evolve(found.record, active=False, ready=False))
     return here

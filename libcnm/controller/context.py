@@ -177,7 +177,10 @@ class Context:
                 cluster.commit(create(keys.host(self.host_name), wanted), deadline)
             elif found.record.installation != self.installation.id:
                 raise AlreadyExists(
-                    "host", self.host_name, holder=f"installation {found.record.installation[:12]}", hint="give host= another name"
+                    "host",
+                    self.host_name,
+                    holder=f"installation {found.record.installation[:12]}",
+                    hint="give host= another name",
                 )
             elif found.record != wanted:
                 cluster.commit(found.replace(wanted), deadline)
@@ -249,4 +252,3 @@ class Context:
     def new_operation(self) -> str:
         """An operation id; it sorts by nothing."""
         return self.doors.entropy.token(16).hex()
-

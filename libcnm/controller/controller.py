@@ -87,7 +87,9 @@ class Controller:
     def __enter__(self) -> Controller:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property
@@ -147,7 +149,9 @@ class Controller:
         spec = NetworkSpec.checked(name, driver, subnets, ipam_driver, internal, options, labels)
         with self._calls.verb(timeout) as call:
             while True:
-                known = [record for record in self._records(call.deadline) if record.name == name and record.driver == driver]
+                known = [
+                    record for record in self._records(call.deadline) if record.name == name and record.driver == driver
+                ]
                 known = known or [record for record in self._records(call.deadline) if record.name == name]
                 if known:
                     differing = _differences(spec, known[0])
@@ -234,7 +238,9 @@ class Controller:
         """All sandboxes of this host, by container id."""
         with self._calls.verb(timeout) as call:
             records = [stored.record for stored in call.context.local.sandboxes(call.deadline)]
-        return [Sandbox(self._calls, record) for record in sorted(records, key=_container_id) if record.state == "ready"]
+        return [
+            Sandbox(self._calls, record) for record in sorted(records, key=_container_id) if record.state == "ready"
+        ]
 
     # -- the whole host ---------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -13,6 +14,9 @@ from libcnm.system.clock import Clock, SystemClock
 from libcnm.system.entropy import Entropy, SystemEntropy
 from libcnm.system.files import Files
 from libcnm.system.locks import Locks
+
+if TYPE_CHECKING:
+    from libcnm.kernel.linux import Home
 
 DATABASE = "libcnm.db"
 
@@ -50,7 +54,9 @@ class Paths:
             if not isinstance(value, str) or not os.path.isabs(value) or "\0" in value:
                 raise Invalid(field, value, "is not an absolute path")
         if os.path.normpath(state_dir) == os.path.normpath(run_dir):
-            raise Invalid("run_dir", run_dir, "is the state_dir too", hint="run_dir must be empty after a boot, state_dir not")
+            raise Invalid(
+                "run_dir", run_dir, "is the state_dir too", hint="run_dir must be empty after a boot, state_dir not"
+            )
         return cls(os.path.normpath(state_dir), os.path.normpath(run_dir))
 
 
@@ -78,7 +84,7 @@ class Doors:
                     self.cluster.close()
 
 
-def open_doors(paths: Paths, cluster_store: str | None, *, home: object | None = None) -> Doors:
+def open_doors(paths: Paths, cluster_store: str | None, *, home: Home | None = None) -> Doors:
     """The real ones. ``home`` names the namespaces that play the host (:class:`libcnm.kernel.linux.Home`), for labs."""
     # Imported here: `import libcnm` loads neither sqlite3 nor anything of the kernel's.
     from libcnm.kernel.linux import LinuxKernel

@@ -106,7 +106,9 @@ def create_endpoint(
         addresses, claims = _addresses(context, repository, stored.record, draft, spec, deadline)
         mac = _mac(driver, draft, spec, addresses)
         record = attrs.evolve(draft, addresses=addresses, mac=mac)
-        claims += stored.same + create(keys.endpoint_name(network.id, spec.name), NameClaim(record.id, record.operation))
+        claims += stored.same + create(
+            keys.endpoint_name(network.id, spec.name), NameClaim(record.id, record.operation)
+        )
         if mac:
             taken = repository.holder(keys.mac(network.id, mac), deadline)
             if taken is not None:
@@ -160,7 +162,9 @@ def _addresses(
         return (), Transaction()
     ordered = [chosen[version] for version in sorted(chosen)]
     requests = [AddressRequest(pool, draft.id, preferred, spec.mac or None) for pool, preferred in ordered]
-    grant = context.ipam(network.ipam_driver, network.scope).request_addresses(repository.store, requests, deadline=deadline)
+    grant = context.ipam(network.ipam_driver, network.scope).request_addresses(
+        repository.store, requests, deadline=deadline
+    )
     granted = tuple(
         ipaddress.ip_interface((address, pool.subnet.prefixlen))
         for (pool, _), address in zip(ordered, grant.addresses, strict=True)
@@ -207,9 +211,7 @@ def _refuse_attached(context: Context, record: EndpointRecord, force: bool) -> N
     if force and not elsewhere:
         return
     hint = (
-        f"only host {place.host} can detach it: run this there"
-        if elsewhere
-        else "leave() first, or delete(force=True)"
+        f"only host {place.host} can detach it: run this there" if elsewhere else "leave() first, or delete(force=True)"
     )
     raise InUse("endpoint", record.name, [f"container {place.container_id} on host {place.host}"], hint=hint)
 

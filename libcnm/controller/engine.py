@@ -55,7 +55,11 @@ class Engine:
         """Changes that must not stop at the first refusal (leave, delete, undo, peers): what is not there counts as gone."""
         changes = tuple(resources)
         outcomes = self._send(changes, deadline)
-        failed = [outcome for outcome in outcomes if outcome is not None and outcome.errno not in GONE]
+        failed = [
+            outcome
+            for change, outcome in zip(changes, outcomes, strict=True)
+            if outcome is not None and not (change.operation == "delete" and outcome.errno in GONE)
+        ]
         for outcome in failed:
             log.warning("could not: %s", outcome)
         return failed
@@ -107,7 +111,10 @@ class Engine:
         if not there.ours:
             name = " ".join(part for part in change.resource.identity[2:])
             raise AlreadyExists(
-                change.resource.kind, name, holder="somebody else", hint="it is not libcnm's, so libcnm does not touch it"
+                change.resource.kind,
+                name,
+                holder="somebody else",
+                hint="it is not libcnm's, so libcnm does not touch it",
             ) from outcome
         if there.resource == change.resource:
             return None

@@ -246,7 +246,7 @@ class Follower:
     def _program_peers(self, network_id: str, deadline: Deadline) -> None:
         changed = self._stale_peers.pop(network_id, set())
         network, presence = self.networks.get(network_id), self.presences.get(network_id)
-        active = presence is not None and presence.active and presence.boot_id == self._context.doors.kernel.boot_id
+        active = presence is not None and presence.ready and presence.boot_id == self._context.doors.kernel.boot_id
         if network is None or presence is None or not active:
             self._peers.pop(network_id, None)
             return
@@ -267,6 +267,7 @@ class Follower:
         after = _flat(wanted.values())
         changes = delta(before, after)
         if changes:
+            log.debug("network %s: %s", network_id[:12], "; ".join(map(str, changes)))
             failed = self._context.engine.carry_out(changes, deadline=deadline)
             if failed:
                 self._stale_peers[network_id] = changed

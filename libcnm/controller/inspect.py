@@ -63,7 +63,9 @@ def endpoint_as_dict(network: NetworkRecord, record: EndpointRecord) -> dict[str
         "Aliases": list(record.aliases),
         "Options": dict(record.options),
         "Labels": dict(record.labels),
-        "Ports": [{"Port": str(port), "Reachable": reachable(port)} for port in (place.ports if place else record.ports)],
+        "Ports": [
+            {"Port": str(port), "Reachable": reachable(port)} for port in (place.ports if place else record.ports)
+        ],
         "Attachment": None
         if place is None
         else {

@@ -59,7 +59,9 @@ class NetworkSpec:
         if len(subnets) > limits.SUBNETS_PER_NETWORK:
             raise Invalid("subnets", len(subnets), f"subnets are more than {limits.SUBNETS_PER_NETWORK}")
         found = tuple(Subnet.of(subnet) for subnet in subnets)
-        return cls(name, driver, found, ipam_driver, bool(internal), check_labels(chosen, "options"), check_labels(labels))
+        return cls(
+            name, driver, found, ipam_driver, bool(internal), check_labels(chosen, "options"), check_labels(labels)
+        )
 
 
 # -- create --------------------------------------------------------------------------------------------------------------
@@ -87,7 +89,10 @@ def create_network(
         record = _claim(context, repository, driver, ipam, spec, draft, deadline)
         try:
             host_state.remember_settings(context, driver, record, deadline)
-            after = [*host_state.base(context, driver, deadline), *driver.network(context.facts(driver), NetworkView(record))]
+            after = [
+                *host_state.base(context, driver, deadline),
+                *driver.network(context.facts(driver), NetworkView(record)),
+            ]
             context.engine.apply(delta(before, after), deadline=deadline)
             return _publish(context, repository, record, deadline)
         except CnmError:
@@ -97,7 +102,9 @@ def create_network(
 
 def _draft(context: Context, spec: NetworkSpec, driver: Driver, request_id: str | None) -> NetworkRecord:
     if not driver.capabilities.addresses and spec.subnets:
-        raise Invalid("subnets", [str(subnet.pool) for subnet in spec.subnets], f"mean nothing to driver {spec.driver!r}")
+        raise Invalid(
+            "subnets", [str(subnet.pool) for subnet in spec.subnets], f"mean nothing to driver {spec.driver!r}"
+        )
     return NetworkRecord(
         id=object_id(context, "network", request_id),
         name=spec.name,

@@ -62,7 +62,10 @@ def _free(context: Context, port: Port, addresses: list[IPAddress], deadline: De
     start = context.doors.entropy.below(span)
     for step in range(_TRIES):
         number = _DYNAMIC_FIRST + (start + step) % span
-        if all(_holder(context, attrs.evolve(port, host_port=number, host_address=ip), deadline) is None for ip in addresses):
+        if all(
+            _holder(context, attrs.evolve(port, host_port=number, host_address=ip), deadline) is None
+            for ip in addresses
+        ):
             return number
     raise Exhausted("host port", [f"{_TRIES} ports from {_DYNAMIC_FIRST + start % span} on are taken"])
 

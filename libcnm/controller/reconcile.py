@@ -132,7 +132,7 @@ def _network_unit(context: Context, record: NetworkRecord, deadline: Deadline) -
     facts = context.facts(driver)
     if driver.capabilities.presence == "attached":
         found = context.local.presence(record.id, deadline)
-        if found is None or not found.record.active or found.record.boot_id != context.doors.kernel.boot_id:
+        if found is None or not found.record.ready or found.record.boot_id != context.doors.kernel.boot_id:
             return
     view = context.view(record, deadline)
     resources = list(driver.network(facts, view))

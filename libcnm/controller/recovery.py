@@ -49,12 +49,14 @@ def forget_earlier_boots(context: Context, deadline: Deadline) -> None:
         for scope, network_id, endpoint_id in context.local.attached(stored.record.id, deadline):
             _detach_after_boot(context, scope, network_id, endpoint_id, deadline)
         context.doors.files.remove_folder(context.settings.paths.sandbox(stored.record.id))
-        context.local.commit(
-            drop(keys.sandbox(stored.record.id), keys.container(stored.record.container_id)), deadline
-        )
-    stale = [stored for stored in context.local.presences(deadline) if stored.record.active and stored.record.boot_id != boot_id]
+        context.local.commit(drop(keys.sandbox(stored.record.id), keys.container(stored.record.container_id)), deadline)
+    stale = [
+        stored
+        for stored in context.local.presences(deadline)
+        if stored.record.active and stored.record.boot_id != boot_id
+    ]
     for presence in stale:
-        context.local.commit(presence.replace(attrs.evolve(presence.record, active=False)), deadline)
+        context.local.commit(presence.replace(attrs.evolve(presence.record, active=False, ready=False)), deadline)
     old = [stored.key for stored in context.local.host_settings(deadline) if stored.record.boot_id != boot_id]
     if old:
         context.local.commit(drop(*old), deadline)
@@ -138,7 +140,11 @@ def _undo_attachment(context: Context, intent: Intent, deadline: Deadline) -> No
     if place is not None and place.operation != intent.operation:
         # A join that was committed, or an attachment that is none of this verb's business: only the note is stale. A leave
         # that never got as far as the endpoint's record has changed nothing either.
-        context.local.commit(drop(keys.intent(intent.operation)), deadline)
+        cleared = drop(keys.intent(intent.operation))
+        presence = context.local.presence(intent.network_id, deadline)
+        if intent.verb == "join" and presence is not None and presence.record.active and not presence.record.ready:
+            cleared += presence.replace(attrs.evolve(presence.record, ready=True))
+        context.local.commit(cleared, deadline)
         return
     record = stored.record if stored is not None else EndpointRecord(intent.endpoint_id, "", intent.network_id)
     driver = context.registry.driver(network.record.driver)

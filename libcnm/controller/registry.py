@@ -78,7 +78,9 @@ def _load(group: str, kind: str, name: str, base: type) -> Any:
         raise NotFound(kind, name, hint=f"known: {', '.join(names(group))}") from None
     except MultipleMatches:
         owners = sorted(point.dist.name for point in points if point.name == name and point.dist)
-        raise DriverError(name, f"is provided by several distributions: {', '.join(owners)}", hint="remove one") from None
+        raise DriverError(
+            name, f"is provided by several distributions: {', '.join(owners)}", hint="remove one"
+        ) from None
     except Exception as error:
         raise DriverError(name, f"cannot be loaded: {error!r}", distribution=origin) from error
     if not (isinstance(found, type) and issubclass(found, base)):

@@ -160,9 +160,9 @@ def retrying(deadline: Deadline, what: str, attempt: Callable[[], Result]) -> Re
         deadline.check(what)
         try:
             return attempt()
-        except Conflict as conflict:
-            last = conflict
-    raise last
+        except Conflict:
+            continue
+    return attempt()
 
 
 def find(

@@ -154,7 +154,7 @@ class Resident:
         """Take in everything that was committed before this call."""
         with self._following:
             self._follower.refresh(self._deadline())
-            active = [p for p in self._follower.presences.values() if p.active]
+            active = [p for p in self._follower.presences.values() if p.ready]
             networks = [(p.epoch, p.network_id) for p in active]
         self.healer.follow({"", *(f"{epoch}-{network_id[:10]}" for epoch, network_id in networks)})
 
@@ -162,7 +162,7 @@ class Resident:
         """Reconcile has put rows back behind the follower's back, or may have; it programs its peers anew."""
         with self._following:
             for network_id, presence in list(self._follower.presences.items()):
-                if presence.active:
+                if presence.ready:
                     self._follower.forget_peers(network_id)
             self._follower.settle(self._deadline())
 

@@ -80,7 +80,9 @@ class ThreadLink:
         self._election = context.doors.locks.acquire(LOCK, deadline=deadline)
         self._resident = Resident(context, linger=None)
         up = threading.Event()
-        self._thread = threading.Thread(target=self._resident.serve, args=(up.set,), name="libcnm-resident", daemon=True)
+        self._thread = threading.Thread(
+            target=self._resident.serve, args=(up.set,), name="libcnm-resident", daemon=True
+        )
         self._thread.start()
         self._link = ProcessLink(context, starts=False)
         if not up.wait(deadline.remaining()):

@@ -34,7 +34,7 @@ def main() -> int:
     )
     logging.basicConfig(
         filename=os.path.join(settings.paths.run_dir, "resident.log"),
-        level=logging.INFO,
+        level=os.environ.get("LIBCNM_LOG_LEVEL", "INFO").upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     doors = open_doors(settings.paths, settings.cluster_store)

@@ -41,7 +41,9 @@ class Sandbox:
     def __enter__(self) -> Sandbox:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             self.delete()
         except NotFound:
@@ -94,7 +96,9 @@ class Sandbox:
         ``/etc/resolv.conf`` and ``/etc/hostname`` in a private mount namespace. No shell.
         """
         if isinstance(argv, str | bytes) or options.get("shell"):
-            raise Invalid("argv", argv, "is not a list of arguments", hint="there is no shell here: ['ping', '-c1', 'db']")
+            raise Invalid(
+                "argv", argv, "is not a list of arguments", hint="there is no shell here: ['ping', '-c1', 'db']"
+            )
         if capture_output:
             options["stdout"] = options["stderr"] = subprocess.PIPE
         if input is not None:
@@ -192,5 +196,3 @@ def _finish(
     if check:
         done.check_returncode()
     return done
-
-

@@ -8,6 +8,7 @@ it has put there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -60,7 +61,10 @@ class SandboxSpec:
             raise Invalid("netns", netns, "is not an absolute path", hint="for example /proc/4242/ns/net")
         if netns is not None and host_network:
             raise Invalid("netns", netns, "cannot be given together with host_network")
-        hosts = {check_hostname(name, "extra_hosts"): str(parse_address(ip, "extra_hosts")) for name, ip in (extra_hosts or {}).items()}
+        hosts = {
+            check_hostname(name, "extra_hosts"): str(parse_address(ip, "extra_hosts"))
+            for name, ip in (extra_hosts or {}).items()
+        }
         return cls(
             container_id,
             netns,
@@ -179,7 +183,9 @@ def _abandon(context: Context, draft: SandboxRecord) -> None:
 # -- delete ----------------------------------------------------------------------------------------------------------------
 
 
-def delete_sandbox(context: Context, record: SandboxRecord, deadline: Deadline, *, keep_endpoints: bool = False) -> None:
+def delete_sandbox(
+    context: Context, record: SandboxRecord, deadline: Deadline, *, keep_endpoints: bool = False
+) -> None:
     """Detach all its endpoints (and delete them, unless told to keep them), then remove the sandbox.
 
     The endpoints' deletion follows libnetwork's Sandbox.Delete. A namespace that somebody has removed already is no error.
@@ -194,7 +200,9 @@ def delete_sandbox(context: Context, record: SandboxRecord, deadline: Deadline, 
         if stored is None:
             raise NotFound("sandbox", record.container_id)
         if context.plugs(record.id, deadline):
-            raise Forbidden(f"an endpoint joined sandbox {record.container_id!r} while it was being deleted", hint="try again")
+            raise Forbidden(
+                f"an endpoint joined sandbox {record.container_id!r} while it was being deleted", hint="try again"
+            )
         operation = context.new_operation()
         deleting = attrs.evolve(stored.record, state="deleting", operation=operation)
         intent = context.begin(_intent(context, "delete_sandbox", operation, deleting))
@@ -220,7 +228,7 @@ def rename(context: Context, record: SandboxRecord, hostname: str, deadline: Dea
     return refresh(context, record, deadline, hostname=check_hostname(hostname))
 
 
-def refresh(context: Context, record: SandboxRecord, deadline: Deadline, **changes: object) -> SandboxRecord:
+def refresh(context: Context, record: SandboxRecord, deadline: Deadline, **changes: Any) -> SandboxRecord:
     """Change the sandbox's settings in place; endpoints stay attached (libnetwork detaches and rejoins them)."""
     with context.doors.locks.acquire(record.id, deadline=deadline):
 
@@ -232,7 +240,9 @@ def refresh(context: Context, record: SandboxRecord, deadline: Deadline, **chang
 
         changed = retrying(deadline, f"refreshing sandbox {record.container_id!r}", attempt)
         for plug in context.plugs(record.id, deadline):
-            _rename_attachment(context, plug.network.record.scope, plug.endpoint.network_id, plug.endpoint.id, changed, deadline)
+            _rename_attachment(
+                context, plug.network.record.scope, plug.endpoint.network_id, plug.endpoint.id, changed, deadline
+            )
         sandbox_files.write(context, changed, context.plugs(record.id, deadline))
     context.announce(deadline)
     return changed
@@ -258,4 +268,3 @@ def namespace_is_ours(context: Context, record: SandboxRecord) -> bool:
     """True while the pinned namespace is still the one that the sandbox was made with."""
     identity = context.doors.kernel.namespace(record.namespace)
     return identity is not None and (identity.device, identity.inode) == (record.device, record.inode)
-

@@ -42,7 +42,9 @@ def new_zone(network: NetworkRecord) -> NetworkZone:
     return NetworkZone(network.id, network.name, network.subnets)
 
 
-def view(record: SandboxRecord, ranked: Sequence[tuple[NetworkRecord, NetworkZone]], upstreams: Iterable[Upstream]) -> SandboxView:
+def view(
+    record: SandboxRecord, ranked: Sequence[tuple[NetworkRecord, NetworkZone]], upstreams: Iterable[Upstream]
+) -> SandboxView:
     """What a sandbox sees, its networks in its own order. Nothing is forwarded from internal networks alone."""
     hosts = {name: (ipaddress.ip_address(address),) for name, address in record.extra_hosts.items()}
     forwarding = any(not network.internal for network, _ in ranked)

@@ -20,17 +20,8 @@ TCP_OCTETS = 65535
 """The two-octet length before a message over TCP (RFC 1035 4.2.2)."""
 
 _COUNTS = struct.Struct("!HHHHH")
-_FIXED = struct.Struct("!HHIH")
-_OWNER = b"\xc0\x0c"
-"""A pointer to the question's name, which always stands right after the header."""
 _QR, _AA, _TC, _RD, _RA = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080
 _OPCODE_RD = 0x7900
-_SENT: dict[int, tuple[RecordType, ...]] = {
-    RecordType.A: (RecordType.A,),
-    RecordType.AAAA: (RecordType.AAAA,),
-    RecordType.PTR: (RecordType.PTR,),
-    RecordType.ANY: (RecordType.A, RecordType.AAAA, RecordType.PTR),
-}
 
 
 class Reply:
@@ -105,14 +96,24 @@ def say_truncated(question: Question, reply: bytes) -> bytes:
 
 def _records(question: Question, answer: Answer) -> list[bytes]:
     """The answer section; what is not of the type asked for is left out, so that a backend need not sort."""
-    wanted = _SENT.get(question.type, ())
-    kinds = [(RecordType.A if a.version == 4 else RecordType.AAAA, a.packed) for a in answer.addresses]
-    kinds += [(RecordType.PTR, encode(name)) for name in answer.names]
-    return [_record(rtype, data) for rtype, data in dict.fromkeys(kinds) if rtype in wanted]
+    asked = question.type
+    records: list[bytes] = []
+    for version, rtype, start in ((4, RecordType.A, _A_START), (6, RecordType.AAAA, _AAAA_START)):
+        if asked in (rtype, RecordType.ANY):
+            records += [start + address.packed for address in answer.addresses if address.version == version]
+    if asked in (RecordType.PTR, RecordType.ANY):
+        targets = map(encode, answer.names)
+        records += [_record_start(RecordType.PTR, len(target)) + target for target in targets]
+    return list(dict.fromkeys(records))
 
 
-def _record(rtype: int, data: bytes) -> bytes:
-    return _OWNER + _FIXED.pack(rtype, CLASS_IN, limits.DNS_TTL_SECONDS, len(data)) + data
+def _record_start(rtype: RecordType, octets: int) -> bytes:
+    return b"\xc0\x0c" + struct.pack("!HHIH", rtype, CLASS_IN, limits.DNS_TTL_SECONDS, octets)
+
+
+# The owner is a pointer to the question's name, which always stands right after the header.
+_A_START = _record_start(RecordType.A, 4)
+_AAAA_START = _record_start(RecordType.AAAA, 16)
 
 
 def _opt(question: Question, rcode: int) -> bytes:

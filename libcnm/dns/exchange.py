@@ -74,13 +74,13 @@ class Exchange(ABC):
         fails at once.
         """
         self._sock = sock
+        self._timer = self._loop.after(seconds, lambda: self._finish(Failure.SILENT))
         try:
             sock.setblocking(False)
             self._begin(sock, (str(upstream.address), upstream.port))
         except OSError:
             self.cancel()
             raise
-        self._timer = self._loop.after(seconds, lambda: self._finish(Failure.SILENT))
 
     def cancel(self) -> None:
         """Close the socket; ``done`` will not be called."""

@@ -73,9 +73,9 @@ def hosts_file(
     extra: Iterable[tuple[str, IPAddress]] = (),
     ipv6: bool = True,
 ) -> str:
-    """The text of ``/etc/hosts``: localhost, the extra hosts as (name, address), then a line for each own address.
+    r"""The text of ``/etc/hosts``: localhost, the extra hosts as (name, address), then a line for each own address.
 
-    An own line is ``<address>\\t<hostname>.<domain> <hostname>``; a dotted host name is also given by its first label.
+    An own line is ``<address>\t<hostname>.<domain> <hostname>``; a dotted host name is also given by its first label.
     Without ``ipv6`` the IPv6 lines of localhost are left out. Raises :class:`~libcnm.errors.Invalid`.
     """
     full = f"{checked_host(hostname, 'hostname')}.{checked_host(domain, 'domain')}" if domain else hostname
@@ -123,10 +123,10 @@ def read_resolv_conf(text: str) -> ResolvConf:
         if keyword == "nameserver" and words:
             nameservers += _addresses(words[0])
         elif keyword in ("search", "domain"):
-            search = [word for word in words if _is_host(word)]
+            search = list(filter(_is_host, words))[:SEARCH_DOMAINS]
         elif keyword == "options":
-            options += [word for word in words if _OPTION.fullmatch(word)]
-    return ResolvConf(tuple(dict.fromkeys(nameservers)), tuple(search[:SEARCH_DOMAINS]), tuple(options[:SEARCH_DOMAINS]))
+            options += filter(_OPTION.fullmatch, words)
+    return ResolvConf(tuple(dict.fromkeys(nameservers)), tuple(search), tuple(options[:SEARCH_DOMAINS]))
 
 
 def host_upstreams(text: str, behind_stub: str | None = None) -> tuple[Upstream, ...]:

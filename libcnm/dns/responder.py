@@ -52,7 +52,8 @@ class Responder:
         if isinstance(known, Forward):
             return None, False
         several = len(known.addresses) > 1
-        return compose(question, known, octets, self._below(len(known.addresses)) if several else 0), True
+        start = self._below(len(known.addresses)) if several else 0
+        return compose(question, known, octets, start), ours or not self._backends
 
     def _ask(self, index: int, backend: Resolver, view: SandboxView, question: Question, octets: int) -> Reply | None:
         began = self._now()

@@ -11,12 +11,12 @@ from functools import partial
 
 import attrs
 
-from libcnm.dns.answer import TCP_OCTETS, say, say_raw
+from libcnm.dns.answer import TCP_OCTETS, Reply, say, say_raw
 from libcnm.dns.cache import ReplyCache
 from libcnm.dns.counters import Counters
 from libcnm.dns.forward import Forwarder, Waiter
 from libcnm.dns.loop import Loop
-from libcnm.dns.question import BadQuery, parse, quick_key
+from libcnm.dns.question import BadQuery, Question, parse, quick_key
 from libcnm.dns.responder import Responder
 from libcnm.dns.stream import Connection
 from libcnm.dns.view import SandboxView
@@ -25,11 +25,18 @@ from libcnm.model import limits
 UDP_QUERY_OCTETS = 4096
 """What a query over UDP may have; the rest of a longer one is cut off, and then it is malformed."""
 _DATAGRAMS_PER_EVENT = 32
-"""Then it is the next sandbox's turn: one that floods costs another at most this many replies of delay."""
+_PARSED_COUNTS_AS = 8
+"""Then it is the next sandbox's turn: one that floods delays another by this many kept replies, or by four made anew.
+"""
 _ACCEPTS_PER_EVENT = 16
 _LISTEN_BACKLOG = 128
 _ACCEPT_PAUSE_SECONDS = 0.2
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+_TCP_KEY = b"tcp"
+"""Before the key of a reply without the limits of UDP. A key of UDP begins with the flags, whose first octet is below
+8.
+"""
 
 _Peer = tuple[object, ...]
 
@@ -97,7 +104,9 @@ class SandboxService:
         """The hot path. A datagram whose question has been answered under the same stamp is not even parsed."""
         receive, send, cached = self._udp.recvfrom, self._udp.sendto, self.cache.get
         zones, counters = self.view.zones, self._counters
-        for _ in range(_DATAGRAMS_PER_EVENT):
+        turns = _DATAGRAMS_PER_EVENT
+        while turns > 0:
+            turns -= 1
             try:
                 data, peer = receive(UDP_QUERY_OCTETS)
             except BlockingIOError:
@@ -111,6 +120,7 @@ class SandboxService:
             kept = cached(quick_key(data), stamp)
             if kept is None:
                 self._datagram(data, peer, stamp)
+                turns -= _PARSED_COUNTS_AS - 1
                 continue
             counters.cached += 1
             try:
@@ -125,20 +135,26 @@ class SandboxService:
         except BadQuery as bad:
             self._send(peer, self._refusal(data, bad))
             return
-        reply = self.cache.get(question.key, stamp) if question.key else None
+        octets = question.udp_octets()
+        reply = self._reply(question, octets, question.key, stamp)
+        if reply is None:
+            waiter = Waiter(question, octets, partial(self._send, peer))
+            self._forward(data, socket.SOCK_DGRAM, (peer, question.id), waiter)
+        else:
+            self._send(peer, reply.fill(question.id, question.wire))
+
+    def _reply(self, question: Question, octets: int, key: bytes, stamp: int) -> Reply | None:
+        """The reply kept under ``key`` and ``stamp``, or made now (and kept, where it may be); None: ask upstream."""
+        reply = self.cache.get(key, stamp) if key else None
         if reply is not None:
             self._counters.cached += 1
-        else:
-            octets = question.udp_octets()
-            reply, keep = self._shared.responder.respond(self.view, question, octets)
-            if reply is None:
-                waiter = Waiter(question, octets, partial(self._send, peer))
-                self._forward(data, socket.SOCK_DGRAM, (peer, question.id), waiter)
-                return
+            return reply
+        reply, keep = self._shared.responder.respond(self.view, question, octets)
+        if reply is not None:
             self._counters.answered += 1
-            if keep and question.key:
-                self.cache.put(question.key, stamp, reply)
-        self._send(peer, reply.fill(question.id, question.wire))
+            if keep and key:
+                self.cache.put(key, stamp, reply)
+        return reply
 
     def _forward(self, data: bytes, kind: socket.SocketKind, who: Hashable, waiter: Waiter) -> None:
         self._shared.forwarder.ask(self.sandbox_id, self.view.upstreams, data, kind, who, waiter)
@@ -209,9 +225,9 @@ class SandboxService:
             else:
                 connection.send(refusal)
             return
-        reply, _ = self._shared.responder.respond(self.view, question, TCP_OCTETS)
+        key = question.key and _TCP_KEY + question.key
+        reply = self._reply(question, TCP_OCTETS, key, self.view.stamp())
         if reply is not None:
-            self._counters.answered += 1
             connection.send(reply.fill(question.id, question.wire))
             return
         self._tcp_queries += 1

@@ -14,14 +14,18 @@ from collections.abc import Callable
 
 from libcnm.dns.counters import Counters
 from libcnm.dns.loop import BROKEN, READABLE, WRITABLE, Loop, Timer
+from libcnm.dns.question import HEADER_OCTETS
 
 IDLE_SECONDS = 10.0
 TOTAL_SECONDS = 120.0
 QUERY_OCTETS = 4096
-"""The longest query accepted: a name, a type and some options; a longer one ends the connection."""
-_READ_OCTETS = 1024
-"""Some 50 queries: about a millisecond of the thread."""
-_UNREAD_OCTETS = 128 * 1024
+"""The longest query accepted: a name, a type and some options; a longer one ends the connection, and so
+does one that is shorter than a header: octets without sense must not keep it alive."""
+_READ_OCTETS = 512
+"""Some 20 queries: well below a millisecond of the thread."""
+_UNREAD_OCTETS = 64 * 1024
+_OWED = 64
+"""Replies that may wait for an upstream at a time."""
 
 Answering = Callable[["Connection", bytes], None]
 
@@ -49,7 +53,7 @@ class Connection:
         self._owed = 0
         self._ended = False
         self._closed = False
-        self._corked = False
+        self._going_on = False
         self._events = READABLE
         self._opened = self._progress = loop.now()
         self._timer: Timer = loop.after(IDLE_SECONDS, self._check_time)
@@ -71,8 +75,11 @@ class Connection:
             return
         self._owed -= 1
         self._unsent += len(message).to_bytes(2, "big") + message
-        if not self._corked:
-            self._flush()
+        self._go_on()
+
+    def skip(self) -> None:
+        """The query will have no reply (it was none)."""
+        self._owed -= 1
 
     def close(self) -> None:
         """Close now; what is not sent is lost."""
@@ -87,7 +94,7 @@ class Connection:
         if events & BROKEN:
             self.close()
             return
-        if events & READABLE and not self._ended:
+        if events & READABLE and self._has_room() and not self._ended:
             try:
                 chunk = self._sock.recv(_READ_OCTETS)
             except BlockingIOError:
@@ -97,20 +104,39 @@ class Connection:
                 return
             self._ended = not chunk
             self._received += chunk
-            self._corked = True
-            try:
-                self._take_queries()
-            finally:
-                self._corked = False
-        self._flush()
+        self._go_on()
 
-    def _take_queries(self) -> None:
-        at = 0
-        while not self._closed and len(self._received) - at >= 2:
-            length = int.from_bytes(self._received[at : at + 2], "big")
-            if length > QUERY_OCTETS:
+    def _has_room(self) -> bool:
+        """True while it may be asked more: it takes its replies, and is not owed too many."""
+        return len(self._unsent) <= _UNREAD_OCTETS and self._owed < _OWED
+
+    def _go_on(self) -> None:
+        """Take queries and send replies until there is nothing to do, or the peer must do something first."""
+        if self._going_on:
+            return
+        self._going_on = True
+        try:
+            while not self._closed and self._take_queries() | self._flush():
+                pass
+            if not self._closed and self._ended and self.evictable:
                 self.close()
-                return
+        finally:
+            self._going_on = False
+        if self._closed:
+            return
+        events = (READABLE if self._has_room() and not self._ended else 0) | (WRITABLE if self._unsent else 0)
+        if events != self._events:
+            self._events = events
+            self._loop.rewatch(self._sock, events)
+
+    def _take_queries(self) -> bool:
+        """Hand on the whole messages received, as long as there is room; True if there was one."""
+        at = 0
+        while not self._closed and self._has_room() and len(self._received) - at >= 2:
+            length = int.from_bytes(self._received[at : at + 2], "big")
+            if not HEADER_OCTETS <= length <= QUERY_OCTETS:
+                self.close()
+                break
             if len(self._received) - at - 2 < length:
                 break
             query = bytes(self._received[at + 2 : at + 2 + length])
@@ -119,34 +145,23 @@ class Connection:
             self._owed += 1
             self._on_query(self, query)
         del self._received[:at]
+        return at > 0
 
-    def skip(self) -> None:
-        """The query will have no reply (it was none)."""
-        self._owed -= 1
-
-    def _flush(self) -> None:
-        if self._closed:
-            return
-        if self._unsent:
-            try:
-                sent = self._sock.send(self._unsent)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self.close()
-                return
-            del self._unsent[:sent]
-            if not self._unsent:
-                self._progress = self._loop.now()
-        if self._ended and self.evictable:
+    def _flush(self) -> bool:
+        """Send what the socket takes; True if it took something."""
+        if self._closed or not self._unsent:
+            return False
+        try:
+            sent = self._sock.send(self._unsent)
+        except BlockingIOError:
+            return False
+        except OSError:
             self.close()
-            return
-        events = (0 if self._ended or len(self._unsent) > _UNREAD_OCTETS else READABLE) | (
-            WRITABLE if self._unsent else 0
-        )
-        if events != self._events:
-            self._events = events
-            self._loop.rewatch(self._sock, events)
+            return False
+        del self._unsent[:sent]
+        if not self._unsent:
+            self._progress = self._loop.now()
+        return True
 
     def _check_time(self) -> None:
         now = self._loop.now()

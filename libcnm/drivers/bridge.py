@@ -137,7 +137,9 @@ class BridgeDriver(Driver):
         found = options.parse(network.options, _OPTIONS, lambda label: refuse_option(self.name, label, _OPTIONS))
         has_ipv6 = any(pool.subnet.version == 6 for pool in network.pools)
         if has_ipv6 and found.get(options.MTU, 1500) < limits.MTU_MIN_IPV6:
-            raise Invalid(f"options[{options.MTU}]", found[options.MTU], f"is below IPv6's minimum of {limits.MTU_MIN_IPV6}")
+            raise Invalid(
+                f"options[{options.MTU}]", found[options.MTU], f"is below IPv6's minimum of {limits.MTU_MIN_IPV6}"
+            )
         return found
 
 

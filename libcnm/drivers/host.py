@@ -11,4 +11,6 @@ class HostDriver(Driver):
     """libnetwork's ``host``: one network; only sandboxes created with ``host_network=True`` join it."""
 
     name: ClassVar[str] = "host"
-    capabilities: ClassVar[Capabilities] = Capabilities(addresses=False, singleton=True, gateway=False, host_namespace=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        addresses=False, singleton=True, gateway=False, host_namespace=True
+    )

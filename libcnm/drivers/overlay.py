@@ -14,7 +14,18 @@ from typing import Any, ClassVar, Final
 
 from libcnm.contracts.driver import Capabilities, Driver, HostFacts, NetworkView, refuse_option
 from libcnm.errors import Invalid, NotSupported
-from libcnm.kernel.resources import Address, Bridge, Fdb, Interface, Namespace, Neighbour, Sysctl, Veth, Vxlan, ipv6_switch
+from libcnm.kernel.resources import (
+    Address,
+    Bridge,
+    Fdb,
+    Interface,
+    Namespace,
+    Neighbour,
+    Sysctl,
+    Veth,
+    Vxlan,
+    ipv6_switch,
+)
 from libcnm.model import limits, options
 from libcnm.model.addresses import IPNetwork, mac_from_address
 from libcnm.model.records import EndpointRecord, NetworkRecord
@@ -54,7 +65,9 @@ class OverlayDriver(Driver):
         ns = namespace_name(network)
         mtu = self._mtu(host, record)
         if host.vtep is None:
-            raise Invalid("advertise", None, "is needed for an overlay network", hint="Controller(advertise='192.0.2.11')")
+            raise Invalid(
+                "advertise", None, "is needed for an overlay network", hint="Controller(advertise='192.0.2.11')"
+            )
         assert record.vni is not None, "an overlay network has a VNI"
         gateways = [pool.gateway for pool in record.pools if pool.gateway is not None]
         tail = ":".join(record.id[i : i + 2] for i in range(0, 8, 2))

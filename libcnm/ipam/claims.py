@@ -128,8 +128,9 @@ class Claims:
         for sibling in siblings:
             if overlaps(block, sibling):
                 raise Invalid("subnet", str(block), f"overlaps {sibling} of the same network")
+        first, last = int(block.network_address), int(block.broadcast_address)
         for claim in self._claimed:
-            if overlaps(block, claim.block):
+            if claim.version == block.version and claim.first <= last and first <= claim.last:
                 raise AlreadyExists(
                     "pool", str(block), holder=_network(claim.id, claim.block), hint="choose another subnet"
                 )

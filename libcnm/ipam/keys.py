@@ -19,7 +19,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import attrs
 
@@ -34,13 +34,16 @@ _PREAMBLE: Final = f'{{"v":{SCHEMA},'.encode()
 """How every value of ours begins, so that a long listing can be checked without parsing each value."""
 _TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _WIDTH: Final = {4: 8, 6: 32}
+_POOL_KEY: Final = re.compile(rf"pool/[^/]+/(?:4/([0-9a-f]{{8}})|6/([0-9a-f]{{32}}))/([0-9]{{1,3}})/({_TOKEN.pattern})")
 _SECONDS_MAX: Final = 1e12
 """Bound on stored times: keeps a hostile number from overflowing a comparison; some 30,000 years."""
 
 
-@attrs.frozen
-class PoolKey:
-    """What the key of a claimed pool says by itself: its block, as first and last address, and its id."""
+class PoolKey(NamedTuple):
+    """What the key of a claimed pool says by itself: its block, as first and last address, and its id.
+
+    A tuple because a space may hold thousands, and each claim looks at all of them.
+    """
 
     version: int
     first: int
@@ -127,17 +130,18 @@ def pool_key(pool: Pool) -> str:
 
 def parse_pool_key(entry: Entry) -> PoolKey:
     """What a listed pool key says; Corrupt when it is not one, or when its value is of an unknown schema."""
-    parts = entry.key.split("/")
     if not entry.value.startswith(_PREAMBLE):
         _Fields(entry)
-    if len(parts) != 6 or parts[2] not in ("4", "6") or not parts[4].isdecimal() or not _TOKEN.fullmatch(parts[5]):
+    found = _POOL_KEY.fullmatch(entry.key)
+    if found is None:
         raise Corrupt(entry.key, "is not the key of a pool")
-    version, length = int(parts[2]), int(parts[4])
-    first, bits = _parse_hex(entry, version, parts[3]), 4 * _WIDTH[version]
+    four, six, prefix, identity = found.groups()
+    version, bits = (4, 32) if four else (6, 128)
+    first, length = int(four or six, 16), int(prefix)
     size = 1 << max(0, bits - length)
     if length > bits or first % size:
         raise Corrupt(entry.key, "is not the key of a pool")
-    return PoolKey(version, first, first + size - 1, length, parts[5])
+    return PoolKey(version, first, first + size - 1, length, identity)
 
 
 def address_prefix(pool: str) -> str:

@@ -12,7 +12,7 @@ import hashlib
 import ipaddress
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -92,9 +92,11 @@ DEFAULT_POOLS: Final[Mapping[str, Sequence[DefaultPool]]] = {
 """Docker's ranges, cut into /24s: 4,096 local and 65,536 global networks instead of Docker's 31 local ones."""
 
 
-@attrs.frozen(order=True)
-class Taken:
-    """An interval that no automatic pool may touch, because of the network with that id or for the reason ``why``."""
+class Taken(NamedTuple):
+    """An interval that no automatic pool may touch, because of the network with that id or for the reason ``why``.
+
+    A tuple because thousands are sorted for each claim.
+    """
 
     first: int
     last: int

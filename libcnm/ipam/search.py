@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
@@ -176,7 +177,7 @@ class Search:
         """The full truth: never-used addresses first, then the longest free; what is left over becomes the queue."""
         hint.reads += PROBES
         listed = self._store.list(keys.address_prefix(hint.pool.id), deadline=self._deadline).entries
-        entries = {keys.parse_address_key(hint.pool, entry): entry for entry in listed}
+        entries = dict(_addresses(hint.pool, listed))
         gaps = list(islice(_gaps(hint.low, hint.high, sorted(entries.keys() | hint.skip)), QUEUE))
         values = {value: _readable(entry) for value, entry in entries.items() if hint.low <= value <= hint.high}
         free = (
@@ -210,6 +211,13 @@ def _gaps(low: int, high: int, used: Sequence[int]) -> Iterator[int]:
         yield from range(position, min(value, high + 1))
         position = max(position, value + 1)
     yield from range(position, high + 1)
+
+
+def _addresses(pool: Pool, listed: Sequence[Entry]) -> Iterator[tuple[int, Entry]]:
+    """The listed entries by address; a key that is no address's cannot stand in the way of one."""
+    for entry in listed:
+        with suppress(Corrupt):
+            yield keys.parse_address_key(pool, entry), entry
 
 
 def _readable(entry: Entry) -> keys.AddressValue | None:

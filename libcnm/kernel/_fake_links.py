@@ -7,10 +7,12 @@ whole machine, because a pair has its ends in two namespaces; knows no marks bey
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
+from libcnm.errors import KernelError
 from libcnm.kernel._fake_routing import forget_routes
 from libcnm.kernel._fake_settings import link_settings
-from libcnm.kernel._fake_state import Link, LinkKind, Machine, Space, parked_name, refuse
+from libcnm.kernel._fake_state import Link, LinkKind, Machine, Space, parked_name, refusal, refuse
 from libcnm.kernel.resources import LINK_GROUP, PARKED_GROUP, Bridge, Interface, Veth, Vxlan
 from libcnm.model import limits
 from libcnm.model.resource import Resource
@@ -21,21 +23,29 @@ _BRIDGE_MTU_ALONE = 1500
 _NAME_FORBIDDEN = frozenset("/: \t\n\v\f\r")
 
 
-def _check(name: str, mac: str, mtu: int, subject: str) -> None:
+def _check_name(name: str, subject: str) -> None:
     if len(name.encode()) > limits.INTERFACE_NAME_BYTES:
-        refuse(errno.ERANGE, subject, "Attribute failed policy validation")  # probed: NLA_STRING longer than IFNAMSIZ-1
-    if name in ("", ".", "..") or _NAME_FORBIDDEN & set(name):
-        refuse(errno.EINVAL, subject)
-    if mtu < limits.MTU_MIN:
-        refuse(errno.EINVAL, subject, "mtu less than device minimum")
-    if mtu > limits.MTU_MAX:
-        refuse(errno.EINVAL, subject, "mtu greater than device maximum")
-    _check_mac(mac, subject)
+        refuse(errno.ERANGE, subject, "Attribute failed policy validation")  # probed
 
 
 def _check_mac(mac: str, subject: str) -> None:
     if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
         refuse(errno.EADDRNOTAVAIL, subject)
+
+
+def _check_mtu(mtu: int, subject: str) -> None:
+    if mtu < limits.MTU_MIN:
+        refuse(errno.EINVAL, subject, "mtu less than device minimum")
+    if mtu > limits.MTU_MAX:
+        refuse(errno.EINVAL, subject, "mtu greater than device maximum")
+
+
+def _free(space: Space, name: str, subject: str) -> None:
+    """A name that is taken is noticed before one that cannot be."""
+    if space.find(name) is not None:
+        refuse(errno.EEXIST, subject)
+    if name in ("", ".", "..") or _NAME_FORBIDDEN & set(name):
+        refuse(errno.EINVAL, subject)
 
 
 def new_link(space: Space, name: str, kind: LinkKind, mac: str, mtu: int, group: int) -> Link:
@@ -46,27 +56,29 @@ def new_link(space: Space, name: str, kind: LinkKind, mac: str, mtu: int, group:
     return link
 
 
-def _free(space: Space, name: str, subject: str) -> None:
-    if space.find(name) is not None:
-        refuse(errno.EEXIST, subject)
-
-
 def add_bridge(machine: Machine, bridge: Bridge, subject: str, *, group: int) -> None:
-    """A bridge, up."""
+    """A bridge, up. Its MTU is set after it is made, and thereby pinned, unless it is what a bridge has anyway."""
     space = machine.need(bridge.ns, subject)
-    _check(bridge.name, bridge.mac, bridge.mtu, subject)
+    _check_name(bridge.name, subject)
+    _check_mac(bridge.mac, subject)
     _free(space, bridge.name, subject)
+    _check_mtu(bridge.mtu, subject)
     link = new_link(space, bridge.name, "bridge", bridge.mac, bridge.mtu, group)
     link.alias, link.up, link.automatic = bridge.alias, bridge.up, group == 0
+    link.mtu_pinned = bridge.mtu != _BRIDGE_MTU_ALONE
 
 
 def add_veth(machine: Machine, veth: Veth, subject: str, *, group: int) -> None:
     """A pair; only the outer end is brought up. A master that refuses leaves nothing behind."""
-    outer, inner = machine.need(veth.ns, subject), machine.need(veth.peer_ns, subject)
+    outer = machine.need(veth.ns, subject)
     master = None if veth.master is None else outer.link(veth.master, subject)
-    _check(veth.name, veth.mac, veth.mtu, subject)
-    _check(veth.peer_name, veth.peer_mac, veth.mtu, subject)
+    inner = machine.need(veth.peer_ns, subject)
+    _check_name(veth.name, subject)
+    _check_mac(veth.mac, subject)
+    _check_mtu(veth.mtu, subject)
     _free(outer, veth.name, subject)
+    _check_name(veth.peer_name, subject)
+    _check_mac(veth.peer_mac, subject)
     _free(inner, veth.peer_name, subject)
     if outer is inner and veth.name == veth.peer_name:
         refuse(errno.EEXIST, subject)  # probed
@@ -86,12 +98,14 @@ def add_vxlan(machine: Machine, vxlan: Vxlan, subject: str, *, group: int) -> No
     """A VXLAN device; VNI and port are taken host-wide, because its socket lives in the host's namespace."""
     space = machine.need(vxlan.ns, subject)
     master = None if vxlan.master is None else space.link(vxlan.master, subject)
-    _check(vxlan.name, vxlan.mac, vxlan.mtu, subject)
+    _check_name(vxlan.name, subject)
+    _check_mac(vxlan.mac, subject)
+    _check_mtu(vxlan.mtu, subject)
     if not 0 <= vxlan.vni < 1 << 24:
         refuse(errno.ERANGE, subject, "Invalid VXLAN network identifier")
+    _free(space, vxlan.name, subject)
     if vxlan.local.is_multicast:
         refuse(errno.EINVAL, subject, "Local address cannot be multicast")
-    _free(space, vxlan.name, subject)
     for _, other in machine.all_links():
         if other.kind != "vxlan" or (other.vni, other.port) != (vxlan.vni, vxlan.port):
             continue
@@ -176,17 +190,47 @@ def forget_neighbours(space: Space, link: Link) -> None:
 
 
 def change_link(machine: Machine, wanted: Bridge | Veth | Vxlan, previous: Resource | None, subject: str) -> None:
-    """What of a link can change in place. Sent is what differs from ``previous``, whatever is there."""
+    """What of a link can change in place. Sent is what differs from ``previous``, whatever is there.
+
+    As in a batch, each message is tried whatever became of the one before, and the first refusal is told.
+    """
     space = machine.need(wanted.ns, subject)
-    link = space.link(wanted.name, subject)
-    _check(wanted.name, wanted.mac, wanted.mtu, subject)
     before = previous if isinstance(previous, type(wanted)) else None
-    if before is None or before.mac != wanted.mac:
+    refused = [_attempt(lambda: _set_fields(space, wanted, before, subject))]
+    if not isinstance(wanted, Bridge) and wanted.master is not None and space.find(wanted.master) is None:
+        raise refused[0] or refusal(errno.ENODEV, subject)  # nothing after this is sent
+    refused.append(_attempt(lambda: _set_port(space, wanted, subject)))
+    if isinstance(wanted, Veth) and not (
+        isinstance(before, Veth) and (before.peer_mac, before.mtu) == (wanted.peer_mac, wanted.mtu)
+    ):
+        refused.append(_attempt(lambda: _change_peer(machine, wanted, subject)))
+    first = next((error for error in refused if error is not None), None)
+    if first is not None:
+        raise first
+
+
+def _attempt(action: Callable[[], None]) -> KernelError | None:
+    try:
+        action()
+    except KernelError as error:
+        return error
+    return None
+
+
+def _set_fields(space: Space, wanted: Bridge | Veth | Vxlan, before: Resource | None, subject: str) -> None:
+    link = space.link(wanted.name, subject)
+    if not isinstance(before, Bridge | Veth | Vxlan) or before.mac != wanted.mac:
+        _check_mac(wanted.mac, subject)
         _set_mac(space, link, wanted.mac)
-    if before is None or before.mtu != wanted.mtu:
+    if not isinstance(before, Bridge | Veth | Vxlan) or before.mtu != wanted.mtu:
+        _check_mtu(wanted.mtu, subject)
         _ask_mtu(space, link, wanted.mtu)
     if not isinstance(wanted, Vxlan) and wanted.alias:
         link.alias = wanted.alias
+
+
+def _set_port(space: Space, wanted: Bridge | Veth | Vxlan, subject: str) -> None:
+    link = space.link(wanted.name, subject)
     if not isinstance(wanted, Bridge):
         if wanted.master is None:
             release(space, link)
@@ -195,8 +239,6 @@ def change_link(machine: Machine, wanted: Bridge | Veth | Vxlan, previous: Resou
     set_up(space, link, wanted.up)
     if isinstance(wanted, Veth):
         link.hairpin = wanted.hairpin and link.master is not None
-        if not isinstance(before, Veth) or (before.peer_mac, before.mtu) != (wanted.peer_mac, wanted.mtu):
-            _change_peer(machine, wanted, subject)
 
 
 def _change_peer(machine: Machine, veth: Veth, subject: str) -> None:
@@ -204,6 +246,7 @@ def _change_peer(machine: Machine, veth: Veth, subject: str) -> None:
     peer = space.link(veth.peer_name, subject)
     _check_mac(veth.peer_mac, subject)
     _set_mac(space, peer, veth.peer_mac)
+    _check_mtu(veth.mtu, subject)
     _ask_mtu(space, peer, veth.mtu)
 
 
@@ -229,7 +272,9 @@ def configure(machine: Machine, interface: Interface, subject: str, *, up: bool)
 
 def delete_link(machine: Machine, wanted: Bridge | Veth | Vxlan, subject: str) -> None:
     """Park, both ends of a pair; a VXLAN device goes at once, because its VNI must be free."""
-    space = machine.need(wanted.ns, subject)
+    space = machine.space(wanted.ns)
+    if space is None:
+        raise refusal(errno.ENODEV, subject)
     link = space.link(wanted.name, subject)
     if link.group not in (LINK_GROUP, INNER_GROUP) and not machine.whole(wanted.ns):
         refuse(errno.EPERM, subject, f"the link {wanted.name!r} is not ours")
@@ -240,13 +285,18 @@ def delete_link(machine: Machine, wanted: Bridge | Veth | Vxlan, subject: str) -
         return
     _park(space, link)
     link.group = PARKED_GROUP
+    if isinstance(wanted, Bridge):
+        for port in space.ports(link):
+            release(space, port)
     other = machine.peer(link)
     if other is not None and isinstance(wanted, Veth):
-        _park(*other)
+        there, inner = other
+        # A pair whose inner end is not where it is said to be keeps it until the sweep.
+        if there is machine.space(wanted.peer_ns) and inner.name == wanted.peer_name:
+            _park(there, inner)
 
 
 def _park(space: Space, link: Link) -> None:
-    """The ports of a bridge stay with it until the sweep."""
     release(space, link)
     set_up(space, link, False)
     link.name = parked_name(link.index)

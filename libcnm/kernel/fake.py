@@ -60,11 +60,13 @@ class FakeKernel(Kernel):
         uplinks: Sequence[Uplink] = (Uplink(),),
         run_dir: str = "/run/libcnm",
         host: str = "fake",
+        lo_up: bool = True,
         on_effect: Effect = no_effect_hook,
     ) -> None:
         self.on_effect = on_effect
         self.run_dir = run_dir
         self.host = host
+        self._lo_up = lo_up
         self._uplinks = tuple(uplinks)
         self._lock = threading.RLock()
         self._subscriptions: list[FakeEvents] = []
@@ -78,7 +80,7 @@ class FakeKernel(Kernel):
         # Inodes go on from where they were: a test finds out when somebody remembers one across a reboot.
         self._machine = Machine(last_inode=self._machine.last_inode)
         space = _fake_apply.new_space(self._machine, made=False, inode=HOST_INODE)
-        space.links[1].up = True
+        space.links[1].up = self._lo_up
         for uplink in self._uplinks:
             self._plug(space, uplink)
 
@@ -285,7 +287,7 @@ class FakeKernel(Kernel):
     def fork(self) -> FakeKernel:
         """An independent copy, without subscriptions and without the hook."""
         with self._lock:
-            twin = FakeKernel(uplinks=self._uplinks, run_dir=self.run_dir, host=self.host)
+            twin = FakeKernel(uplinks=self._uplinks, run_dir=self.run_dir, host=self.host, lo_up=self._lo_up)
             twin._machine, twin._boots, twin.boot_id = self._machine.copy(), self._boots, self.boot_id
         return twin
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 
@@ -31,7 +31,9 @@ def parse_address(value: str | IPAddress, field: str) -> IPAddress:
 def parse_pool(value: str | IPNetwork, field: str) -> IPNetwork:
     """``value`` as a CIDR block; host bits are refused, with the block that was probably meant in the hint."""
     if isinstance(value, str) and "/" not in value:
-        raise Invalid(field, value, "has no prefix length", hint=f"for example {value}/24" if ":" not in value else f"{value}/64")
+        raise Invalid(
+            field, value, "has no prefix length", hint=f"for example {value}/24" if ":" not in value else f"{value}/64"
+        )
     try:
         return ipaddress.ip_network(value)
     except ValueError:
@@ -71,6 +73,21 @@ def link_local_from_mac(mac: str) -> ipaddress.IPv6Address:
     return ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + host)
 
 
+def _pool_or_none(field: str) -> Callable[[str | IPNetwork | None], IPNetwork | None]:
+    def convert(value: str | IPNetwork | None) -> IPNetwork | None:
+        return None if value is None else parse_pool(value, field)
+
+    return convert
+
+
+def _gateway_or_none(value: str | IPAddress | None) -> IPAddress | None:
+    return None if value is None else parse_address(value, "gateway")
+
+
+def _aux_addresses(value: Mapping[str, str | IPAddress]) -> dict[str, IPAddress]:
+    return {name: parse_address(address, f"aux[{name}]") for name, address in value.items()}
+
+
 @attrs.frozen
 class Subnet:
     """What a user asks for: a pool, and optionally the part to allocate from, the gateway, and reserved addresses.
@@ -79,16 +96,10 @@ class Subnet:
     bits, on a range outside the pool, on a gateway or auxiliary address outside the pool, on mixed families.
     """
 
-    pool: IPNetwork | None = attrs.field(default=None, converter=lambda v: None if v is None else parse_pool(v, "subnet"))
-    range: IPNetwork | None = attrs.field(
-        default=None, kw_only=True, converter=lambda v: None if v is None else parse_pool(v, "range")
-    )
-    gateway: IPAddress | None = attrs.field(
-        default=None, kw_only=True, converter=lambda v: None if v is None else parse_address(v, "gateway")
-    )
-    aux: Mapping[str, IPAddress] = attrs.field(
-        factory=dict, kw_only=True, converter=lambda m: {name: parse_address(a, f"aux[{name}]") for name, a in m.items()}
-    )
+    pool: IPNetwork | None = attrs.field(default=None, converter=_pool_or_none("subnet"))
+    range: IPNetwork | None = attrs.field(default=None, kw_only=True, converter=_pool_or_none("range"))
+    gateway: IPAddress | None = attrs.field(default=None, kw_only=True, converter=_gateway_or_none)
+    aux: Mapping[str, IPAddress] = attrs.field(factory=dict, kw_only=True, converter=_aux_addresses)
     version: int = attrs.field(default=0, kw_only=True)
 
     def __attrs_post_init__(self) -> None:

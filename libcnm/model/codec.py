@@ -49,7 +49,9 @@ def decode(cls: type[Record], value: bytes, where: str) -> Record:
         raise Corrupt(where, f"not a {cls.__name__}")
     version = body.pop("v", None)
     if version != SCHEMA:
-        raise Corrupt(where, f"schema version {version!r}, this libcnm reads {SCHEMA}", hint="upgrade this host's libcnm")
+        raise Corrupt(
+            where, f"schema version {version!r}, this libcnm reads {SCHEMA}", hint="upgrade this host's libcnm"
+        )
     try:
         return _decoder(cls)(body)  # type: ignore[no-any-return]  # the decoder is compiled for cls
     except (CnmError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -102,8 +104,8 @@ def _to_plain(hint: Any) -> _Convert | None:
         inner = _to_plain(get_args(member)[0])
         return list if inner is None else lambda values: [inner(value) for value in values]
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
-        inner = _to_plain(get_args(member)[1])
-        return dict if inner is None else lambda values: {key: inner(value) for key, value in values.items()}
+        each = _to_plain(get_args(member)[1])
+        return dict if each is None else lambda values: {key: each(value) for key, value in values.items()}
     if member in _ADDRESSES:
         return str
     if isinstance(member, type) and attrs.has(member):

@@ -42,7 +42,9 @@ class Port:
         text = str(value)
         match = _SPEC.fullmatch(text)
         if match is None:
-            raise Invalid("port", value, "is not a port", hint="[[ADDRESS:]HOST_PORT:]PORT[/PROTOCOL], like 127.0.0.1:8080:80/tcp")
+            raise Invalid(
+                "port", value, "is not a port", hint="[[ADDRESS:]HOST_PORT:]PORT[/PROTOCOL], like 127.0.0.1:8080:80/tcp"
+            )
         protocol = match["protocol"] or "tcp"
         if protocol not in ("tcp", "udp"):
             raise NotSupported(f"port {text!r}: protocol {protocol!r} is not published yet", hint="tcp and udp are")

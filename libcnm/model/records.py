@@ -128,11 +128,15 @@ class Intent:
 
 @attrs.frozen
 class Presence:
-    """A network's presence on this host: how many times its namespace was made here, and whether it is there now."""
+    """A network's presence on this host: how many times its namespace was made here, and whether it is there now.
+
+    ``active`` from the moment on that somebody begins to make it; ``ready`` once it is made, and peers can be programmed.
+    """
 
     network_id: str
     epoch: int = 0
     active: bool = False
+    ready: bool = False
     boot_id: str = ""
 
 

@@ -43,7 +43,9 @@ class HeldLock:
     def __enter__(self) -> HeldLock:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.release()
 
 
@@ -65,7 +67,9 @@ class Locks:
             left = deadline.remaining()
             if left <= 0:
                 raise DeadlineExceeded(
-                    f"lock of {name[:12]}", deadline.budget, hint=f"another verb holds it{self._holder(name)}; try again"
+                    f"lock of {name[:12]}",
+                    deadline.budget,
+                    hint=f"another verb holds it{self._holder(name)}; try again",
                 )
             self._wait.wait(min(step, left))
             step = min(step * 2, _STEP_SECONDS_MAX)

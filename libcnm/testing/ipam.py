@@ -253,6 +253,16 @@ class IpamConformance:
         with pytest.raises(Exhausted):
             claim_any(ipam, store, pool, "one-too-many")
 
+    def test_the_range_is_kept(self, ipam: IpamDriver, store: Store) -> None:
+        """A preferred address outside the range, once given back, is not handed out unasked."""
+        pool = self.pool(ipam, store, Subnet("10.88.0.0/24", range="10.88.0.16/30"))
+        outside = ip_address("10.88.0.200")
+        claim_addresses(ipam, store, [Request(pool, "static", outside)])
+        release(ipam, store, pool, [outside], "static")
+        assert outside not in {claim_any(ipam, store, pool, f"e{number}") for number in range(3)}
+        with pytest.raises(Exhausted):
+            claim_any(ipam, store, pool, "one-too-many")
+
     def test_every_free_address_is_reached(self, ipam: IpamDriver, store: Store) -> None:
         """Fill, free some, fill again: all of them come back."""
         pool = self.pool(ipam, store, "10.88.0.0/28")

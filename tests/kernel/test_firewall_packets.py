@@ -260,12 +260,19 @@ def equivalent(resource: Rule | Route) -> tuple[list[str], list[str]]:
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
     built = Place()
-    with contextlib.ExitStack() as stack:
-        stack.callback(built.destroy)
+    try:
         built.build()
-        stack.enter_context(policy_routing())
         yield built
         run("nft", "flush", "ruleset")
+    finally:
+        built.destroy()
+
+
+@pytest.fixture
+def routing(place: Place) -> Iterator[None]:
+    """Policy routing, the second layer."""
+    with policy_routing():
+        yield
 
 
 @pytest.fixture(params=["1", "0"], ids=["br_netfilter-on", "br_netfilter-off"])
@@ -352,15 +359,17 @@ def outside(version: int) -> list[Probe]:
 
 
 @pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("layers", ["firewall", "firewall-and-routing"])
 @pytest.mark.usefixtures("br_netfilter", "loopback_routing")
-def test_who_reaches_whom(place: Place, version: int) -> None:
-    """Every pair of source and form of publication is as the module's docstring says, and nothing else gets through."""
+def test_who_reaches_whom(place: Place, layers: str, version: int) -> None:
+    """Each source reaches each form of publication, and nothing else; the second layer takes nothing away."""
     place.protect()
-    assert place.probe([*isolation(version), *published(version), *outside(version)]) == {}
+    with policy_routing() if "routing" in layers else contextlib.nullcontext():
+        assert place.probe([*isolation(version), *published(version), *outside(version)]) == {}
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.usefixtures("br_netfilter", "loopback_routing")
+@pytest.mark.usefixtures("br_netfilter", "loopback_routing", "routing")
 def test_isolation_holds_without_the_firewall(place: Place, version: int) -> None:
     """After ``nft flush ruleset`` networks stay apart by policy routing alone; applying again restores the rest."""
     place.protect()
@@ -371,6 +380,7 @@ def test_isolation_holds_without_the_firewall(place: Place, version: int) -> Non
 
 
 @pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.usefixtures("routing")
 def test_without_icc_containers_do_not_meet(place: Place, br_netfilter: bool, version: int) -> None:
     """``icc=False``: gateway, outside and published ports are reached, the network's other containers are not.
 
@@ -441,13 +451,30 @@ def test_a_port_on_a_foreign_address_captures_nothing(place: Place) -> None:
     assert place.probe([Probe(source, "tcp", lan, OPEN, "lan") for source in ("host", "b1")]) == {}
 
 
+def test_nothing_is_published_into_an_internal_network(place: Place) -> None:
+    """Even where a port leads there, the network stays closed; its driver publishes none."""
+    place.protect()
+    inner, host = address("i1", 4), ipaddress.ip_address(address("host", 4))
+    lead_in = firewall.port_elements(
+        TABLE,
+        bridge=bridge("i"),
+        protocol="tcp",
+        host_address=host,
+        host_port=8090,
+        address=ipaddress.ip_address(inner),
+        port=OPEN,
+    )
+    place.apply(*(Change("add", element) for element in lead_in))
+    assert place.probe([Probe(source, "tcp", str(host), 8090) for source in ("lan", "a1")]) == {}
+
+
 def test_the_users_chain_decides_first(place: Place) -> None:
     """A drop in ``user`` closes a published port; an accept there opens what we would have dropped."""
     place.protect()
     host, inner = address("host", 4), address("b1", 4)
     chain = ("inet", TABLE.name, "user")
     from_lan = ("nft", "add", "rule", *chain, "ip", "saddr", address("lan", 4))
-    run(*from_lan, "ct", "original", "proto-dst", str(EXACT), "drop")
+    run(*from_lan, "meta", "l4proto", "tcp", "ct", "original", "proto-dst", str(EXACT), "drop")
     run(*from_lan, "ip", "daddr", inner, "accept")
     probes = [
         Probe("lan", "tcp", host, EXACT),

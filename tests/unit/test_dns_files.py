@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libcnm.dns.files import HOSTNAME_CHARS, RESOLV_CONF_CHARS, host_upstreams, hostname_file, hosts_file
-from libcnm.dns.files import read_resolv_conf, resolv_conf_file
+from libcnm.dns.files import (
+    HOSTNAME_CHARS,
+    RESOLV_CONF_CHARS,
+    host_upstreams,
+    hostname_file,
+    hosts_file,
+    read_resolv_conf,
+    resolv_conf_file,
+)
 from libcnm.errors import Invalid
 
 IP4, IP6 = ipaddress.ip_address("10.88.0.2"), ipaddress.ip_address("fd00:88::2")
@@ -33,7 +40,9 @@ def test_resolv_conf() -> None:
     assert "search" not in resolv_conf_file(["."])
 
 
-@pytest.mark.parametrize("option", ["", "ndots", "ndots:", "ndots:-1", "ndots:x", "a b", "rotate\nnameserver 192.0.2.1", "ndots:٣"])
+@pytest.mark.parametrize(
+    "option", ["", "ndots", "ndots:", "ndots:-1", "ndots:x", "a b", "rotate\nnameserver 192.0.2.1", "ndots:٣"]
+)
 def test_options_that_are_none(option: str) -> None:
     """Refused, above all what would begin a line."""
     with pytest.raises(Invalid):
@@ -62,7 +71,9 @@ def test_nothing_can_be_injected(value: str) -> None:
         assert all(" " <= character or character in "\t\n" for character in text)
 
 
-@pytest.mark.parametrize("name", ["", "-a", "a-", "a..b", "a b", "a\n", "\ta", "a" * 65, "é", "a/b", "a#b", "a.", "\x00"])
+@pytest.mark.parametrize(
+    "name", ["", "-a", "a-", "a..b", "a b", "a\n", "\ta", "a" * 65, "é", "a/b", "a#b", "a.", "\x00"]
+)
 def test_names_that_are_no_host_names(name: str) -> None:
     """An Invalid that names the field."""
     with pytest.raises(Invalid) as caught:
@@ -110,7 +121,9 @@ def test_the_stub_of_systemd() -> None:
     stub, behind = "nameserver 127.0.0.53\n", "nameserver 192.0.2.9\n"
     assert ["192.0.2.9"] == [str(u.address) for u in host_upstreams(stub, behind)]
     assert ["127.0.0.53"] == [str(u.address) for u in host_upstreams(stub)]
-    assert ["127.0.0.53", "192.0.2.1"] == [str(u.address) for u in host_upstreams(stub + "nameserver 192.0.2.1", behind)]
+    assert ["127.0.0.53", "192.0.2.1"] == [
+        str(u.address) for u in host_upstreams(stub + "nameserver 192.0.2.1", behind)
+    ]
 
 
 @given(st.text(st.sampled_from("nameserver search options 0123456789.:%#;\n\t\r\x00é")))

@@ -152,7 +152,13 @@ def test_no_more_than_three_upstreams() -> None:
 
 @pytest.mark.parametrize(
     ("address", "port", "via"),
-    [("0.0.0.0", 53, "host"), ("224.0.0.1", 53, "host"), ("127.0.0.11", 53, "sandbox"), ("192.0.2.1", 0, "host"), ("192.0.2.1", 53, "x")],
+    [
+        ("0.0.0.0", 53, "host"),
+        ("224.0.0.1", 53, "host"),
+        ("127.0.0.11", 53, "sandbox"),
+        ("192.0.2.1", 0, "host"),
+        ("192.0.2.1", 53, "x"),
+    ],
 )
 def test_upstreams_that_cannot_be(address: str, port: int, via: str) -> None:
     """Above all our own resolver: it would ask itself for ever."""

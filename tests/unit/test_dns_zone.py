@@ -6,7 +6,7 @@ import ipaddress
 import threading
 
 import attrs
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -16,7 +16,9 @@ from libcnm.dns.zone import NameRecord, NetworkZone
 NETWORK = ("n" * 64, "Blue")
 
 
-def record(number: int, name: str, *addresses: str, aliases: tuple[str, ...] = (), hostnames: tuple[str, ...] = ()) -> NameRecord:
+def record(
+    number: int, name: str, *addresses: str, aliases: tuple[str, ...] = (), hostnames: tuple[str, ...] = ()
+) -> NameRecord:
     return NameRecord(
         endpoint_id=f"{number:064x}",
         name=name,
@@ -101,7 +103,12 @@ class ZoneMachine(RuleBasedStateMachine):
         self.zone = NetworkZone(*NETWORK)
         self.model: dict[str, NameRecord] = {}
 
-    @rule(number=st.integers(0, 3), name=NAMES, aliases=st.lists(NAMES, max_size=2), addresses=st.lists(ADDRESSES, max_size=3))
+    @rule(
+        number=st.integers(0, 3),
+        name=NAMES,
+        aliases=st.lists(NAMES, max_size=2),
+        addresses=st.lists(ADDRESSES, max_size=3),
+    )
     def put(self, number: int, name: str, aliases: list[str], addresses: list[str]) -> None:
         new = record(number << 240, name, *addresses, aliases=tuple(aliases))
         assert (self.model.get(new.endpoint_id) != new) == self.zone.put(new)
@@ -114,7 +121,13 @@ class ZoneMachine(RuleBasedStateMachine):
 
     @invariant()
     def equals_the_model(self) -> None:
-        everything = {name for known in self.model.values() for name in known.names()} | {"a", "b", "c.d", "d", "x" * 64}
+        everything = {name for known in self.model.values() for name in known.names()} | {
+            "a",
+            "b",
+            "c.d",
+            "d",
+            "x" * 64,
+        }
         for name in everything:
             holders = [known for known in self.model.values() if name in known.names() and encodable(name)]
             expected = {address for known in holders for address in known.addresses} if holders else None
@@ -126,10 +139,13 @@ class ZoneMachine(RuleBasedStateMachine):
             assert any(other.endswith("." + name) for other in alive) == self.zone.is_interior(name)
         for text in ("10.0.0.2", "10.0.0.3", "fd00::2"):
             address = ipaddress.ip_address(text)
-            assert any(address in known.addresses for known in self.model.values()) == (self.zone.pointer(address) is not None)
+            assert any(address in known.addresses for known in self.model.values()) == (
+                self.zone.pointer(address) is not None
+            )
 
 
 TestZoneMachine = ZoneMachine.TestCase
+TestZoneMachine.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 
 
 @given(st.integers(1, 3))

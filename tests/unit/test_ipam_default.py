@@ -15,7 +15,7 @@ from libcnm.ipam import keys
 from libcnm.ipam.claims import ALLOW_HOST_OVERLAP, CALLER_OPERATIONS, SERIAL
 from libcnm.ipam.default import DefaultIpam
 from libcnm.ipam.pools import DEFAULT_POOLS, DefaultPool, ula_pool
-from libcnm.ipam.search import QUEUE
+from libcnm.ipam.search import HINTS, PROBES, QUEUE
 from libcnm.kv.base import Committed, Delete, Entry, Listing, Put, Transaction, VersionIs
 from libcnm.kv.memory import MemoryStore
 from libcnm.model import limits
@@ -145,12 +145,14 @@ def test_the_widest_network_fits_one_transaction(ipam: DefaultIpam, store: Count
     room = limits.TRANSACTION_OPERATIONS - CALLER_OPERATIONS
     assert room >= len(grant.transaction.compares + grant.transaction.writes)
     store.transact(grant.transaction, deadline=within())
+    store.calls.clear()
     for number in range(100):
         requests = [AddressRequest(pool, f"e{number}") for pool in grant.pools]
         granted = ipam.request_addresses(store, requests, deadline=within())
-        assert room >= len(granted.transaction.compares + granted.transaction.writes)
+        assert 16 + 16 + HINTS == len(granted.transaction.compares + granted.transaction.writes)
         store.transact(granted.transaction, deadline=within())
         assert {pool.subnet[2 + number] for pool in grant.pools} == set(granted.addresses)
+    assert 0 == store.calls["list"]  # the cursors take turns, so none falls far behind
     store.transact(ipam.release_pools(store, grant.pools, network_id(1), deadline=within()), deadline=within())
 
 
@@ -189,6 +191,63 @@ def test_a_lost_or_wrong_cursor_changes_nothing(ipam: DefaultIpam, store: Counti
         claim_any(ipam, store, pool, "more")
 
 
+def used_up(ipam: DefaultIpam, store: CountingStore) -> Pool:
+    """A /28 whose 13 addresses were all used once and are free, longest first; the cursor's queue holds all but one."""
+    pool = claim(ipam, store, "10.88.0.0/28")
+    for number in range(13):
+        release(ipam, store, pool, [claim_any(ipam, store, pool, f"e{number}")], f"e{number}")
+    release(ipam, store, pool, [claim_any(ipam, store, pool, "first")], "first")
+    return pool
+
+
+def test_what_was_used_since_the_listing_goes_to_the_end(ipam: DefaultIpam, store: CountingStore) -> None:
+    """The queue is trusted only for keys that have not changed: a newly freed address waits for its turn."""
+    pool = used_up(ipam, store)
+    claim_addresses(ipam, store, [AddressRequest(pool, "static", pool.subnet[3])])
+    release(ipam, store, pool, [pool.subnet[3]], "static")
+    got = [claim_any(ipam, store, pool, f"f{number}") for number in range(13)]
+    assert [*(pool.subnet[last] for last in range(4, 15)), pool.subnet[2], pool.subnet[3]] == got
+
+
+def test_a_preferred_address_leaves_the_queue(ipam: DefaultIpam, store: CountingStore) -> None:
+    """Asked for by name and at once with any other, an address that the queue offers is given once."""
+    pool = used_up(ipam, store)
+    got = claim_addresses(ipam, store, [AddressRequest(pool, "e1"), AddressRequest(pool, "e1", pool.subnet[3])])
+    assert (pool.subnet[4], pool.subnet[3]) == got
+
+
+def test_a_queue_that_lies(ipam: DefaultIpam, store: CountingStore) -> None:
+    """It names a held address with its right version: still nobody gets it."""
+    pool = claim(ipam, store, "10.88.0.0/28")
+    claim_addresses(ipam, store, [AddressRequest(pool, "static", pool.subnet[2])])
+    entry = store.get(keys.address_key(pool, int(pool.subnet[2])), deadline=within())
+    assert entry is not None
+    store.put(keys.cursor_key(pool.id), keys.encode_cursor(keys.CursorValue(3, ((2, entry.version),))))
+    assert pool.subnet[3] == claim_any(ipam, store, pool, "e1")
+
+
+def test_a_stale_queue_is_given_up_soon(ipam: DefaultIpam, store: CountingStore) -> None:
+    """When its candidates are gone, a few reads are spent on it, then one listing."""
+    pool = claim(ipam, store, "10.88.0.0/24")
+    taken = [claim_any(ipam, store, pool, f"e{number}") for number in range(QUEUE)]
+    offsets = [int(address) - int(pool.subnet[0]) for address in taken]
+    store.put(keys.cursor_key(pool.id), keys.encode_cursor(keys.CursorValue(250, tuple((o, 0) for o in offsets))))
+    store.calls.clear()
+    assert pool.subnet[2 + QUEUE] == claim_any(ipam, store, pool, "next")
+    assert (1 + PROBES, 1) == (store.calls["get"], store.calls["list"])
+
+
+def test_one_address_is_not_enough_for_two(ipam: DefaultIpam, store: CountingStore) -> None:
+    """Two of one pool in one request, when one is left: Exhausted, and the one stays free."""
+    pool = claim(ipam, store, "10.88.0.0/30")
+    with pytest.raises(Exhausted):
+        claim_addresses(ipam, store, [AddressRequest(pool, "e1"), AddressRequest(pool, "e1")])
+    address = claim_any(ipam, store, pool, "e1")
+    release(ipam, store, pool, [address], "e1")
+    with pytest.raises(Exhausted):
+        claim_addresses(ipam, store, [AddressRequest(pool, "e1"), AddressRequest(pool, "e1")])
+
+
 def test_attempts_spread(ipam: DefaultIpam, store: CountingStore) -> None:
     """After a conflict other candidates are offered, without ever leaving the range or finding the pool exhausted."""
     pool = claim(ipam, store, Subnet("10.88.0.0/24", range="10.88.0.64/26"))
@@ -199,6 +258,16 @@ def test_attempts_spread(ipam: DefaultIpam, store: CountingStore) -> None:
     assert pool.range is not None
     assert len(offered) > 20
     assert all(address in pool.range for address in offered)
+
+
+def test_attempts_spread_over_a_listing(ipam: DefaultIpam, store: CountingStore) -> None:
+    """Also where the cursor is of no use, and everybody lists."""
+    pool = claim(ipam, store, "10.88.0.0/24")
+    store.put(keys.cursor_key(pool.id), keys.encode_cursor(keys.CursorValue(255)))
+    asked = [AddressRequest(pool, "e1", attempt=attempt) for attempt in (0, 0, *[1] * 40)]
+    offered = [ipam.request_addresses(store, [request], deadline=within()).addresses[0] for request in asked]
+    assert [pool.subnet[2]] * 2 == offered[:2]
+    assert len(set(offered)) > 10
 
 
 def test_a_grant_is_repeated_without_writing(ipam: DefaultIpam, store: CountingStore) -> None:
@@ -227,6 +296,9 @@ def test_claims_of_one_space_are_serialised(ipam: DefaultIpam, store: CountingSt
     store.transact(grants[0].transaction, deadline=within())
     with pytest.raises(Conflict) as caught:
         store.transact(grants[1].transaction, deadline=within())
+    entry = store.get(keys.space_key("local"), deadline=within())
+    assert entry is not None
+    assert 1 == keys.decode_space(entry).epoch
     assert (keys.space_key("local"),) == caught.value.keys
     with pytest.raises(AlreadyExists):
         claim_pools(ipam, store, asked[1:])
@@ -429,6 +501,7 @@ def test_a_damaged_address_is_left_alone(ipam: DefaultIpam, store: CountingStore
     pool = claim(ipam, store, "10.88.0.0/29")
     damaged = keys.address_key(pool, int(pool.subnet[3]))
     store.put(damaged, b"{}")
+    store.put(f"{keys.address_prefix(pool.id)}what-is-this", b"{}")
     got = {claim_any(ipam, store, pool, f"e{number}") for number in range(4)}
     assert {pool.subnet[last] for last in (2, 4, 5, 6)} == got
     with pytest.raises(Exhausted, match="1 held as unreadable"):

@@ -138,6 +138,7 @@ def test_close_ends_all_waits(bells: Bells) -> None:
     assert time.monotonic() - began < PATIENCE_SECONDS / 2
 
 
+@pytest.mark.slow
 def test_store_without_bells_still_hints(tmp_path: Path) -> None:
     """Where no socket can be bound, a watch notices a change by its look once a second."""
     path = tmp_path / "store.db"

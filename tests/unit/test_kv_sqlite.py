@@ -57,7 +57,7 @@ def test_wait_for_another_process_ends_by_the_deadline(store: SQLiteStore, path:
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             store.transact(Transaction(writes=(Put("a", b"1"),)), deadline=soon(0.2))
-        assert 0.2 <= time.monotonic() - began < 0.7
+        assert 0.2 <= time.monotonic() - began < 2.0
     assert None is value_of(store, "a")
 
 
@@ -78,17 +78,18 @@ def test_write_goes_through_when_the_lock_is_free(store: SQLiteStore, path: Path
     assert b"1" == value_of(store, "a")
 
 
+@pytest.mark.slow
 def test_reads_do_not_wait_for_writers(store: SQLiteStore, path: Path) -> None:
     """While a writer of this store and one of another process are stuck, reads and watches answer."""
     put(store, "a", b"1")
     with another_writer(path), store.watch("", store.list("", deadline=soon()).revision) as watch:
-        stuck = threading.Thread(target=_misses_its_deadline, args=(store, 0.5))
+        stuck = threading.Thread(target=_misses_its_deadline, args=(store, 1.5))
         stuck.start()
         began = time.monotonic()
         assert b"1" == value_of(store, "a")
         assert 1 == len(store.list("", deadline=soon()).entries)
         assert None is watch.next(0)
-        assert time.monotonic() - began < 0.3
+        assert time.monotonic() - began < 1.0
         stuck.join()
 
 
@@ -109,14 +110,15 @@ def test_close_ends_a_waiting_write(store: SQLiteStore, path: Path) -> None:
         closer.join()
 
 
+@pytest.mark.slow
 def test_thread_waits_for_thread_by_the_deadline(store: SQLiteStore, path: Path) -> None:
     """The second thread of a process does not wait longer than it said either, though the first one does."""
     with another_writer(path):
-        first = threading.Thread(target=_misses_its_deadline, args=(store, 1.0))
+        first = threading.Thread(target=_misses_its_deadline, args=(store, 1.5))
         first.start()
         began = time.monotonic()
         _misses_its_deadline(store, 0.1)
-        assert time.monotonic() - began < 0.6
+        assert time.monotonic() - began < 1.2
         first.join()
 
 
@@ -145,6 +147,7 @@ def test_commit_does_not_list(store: SQLiteStore) -> None:
     assert all("key = " in statement or statement.startswith("INSERT") for statement in entries)
 
 
+@pytest.mark.slow
 def test_waiting_watch_sleeps(store: SQLiteStore) -> None:
     """A watch without changes wakes about once a second, and costs next to no processor time."""
     with store.watch("", store.list("", deadline=soon()).revision) as watch:
@@ -249,6 +252,7 @@ def test_lease_is_not_revived_in_its_grace(path: Path) -> None:
         assert b"1" == value_of(store, "a")
 
 
+@pytest.mark.slow
 def test_watch_learns_of_an_ended_lease_by_itself(path: Path) -> None:
     """Nobody writes: the watch's own look within a second removes the keys and tells of them."""
     host = Host(path)
@@ -263,6 +267,7 @@ def test_watch_learns_of_an_ended_lease_by_itself(path: Path) -> None:
         assert ("a",) == hint.keys
 
 
+@pytest.mark.slow
 def test_ended_lease_on_a_locked_database_is_a_gap(path: Path) -> None:
     """When the keys cannot be removed, watchers are told to list, once, as readers miss the keys already."""
     host = Host(path)

@@ -279,3 +279,23 @@ def fill(store: SQLiteStore) -> int:
         except CnmError:
             return number
     raise AssertionError("the disk never got full")
+
+
+def test_failed_disk_costs_every_connection_its_trust(filled: Path) -> None:
+    """After an I/O error on one connection, no connection of that store is used again; the next call opens new ones."""
+
+    def fail(_: sqlite3.Connection) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    with SQLiteStore(filled) as store:
+        put(store, "a", b"1")
+        assert b"1" == value_of(store, "a")
+        before = store._writer._connection, store._getter._connection
+        with pytest.raises(Unavailable):
+            store._writer.run(soon(), fail)
+        put(store, "a", b"2")
+        assert b"2" == value_of(store, "a")
+        after = store._writer._connection, store._getter._connection
+        assert not set(map(id, before)) & set(map(id, after))

@@ -63,7 +63,7 @@ def run(batch: Batch, settings: Settings, firewall: Callable[[], Firewall]) -> t
             for each in range(at, end):
                 batch.refuse(each, refused.errno, refused.words)
         at = end
-    batch.flush()
+    batch.settle()
     return tuple(batch.outcomes)
 
 

@@ -77,6 +77,7 @@ class Batch:
         self._refused_links: set[tuple[str, str]] = set()
         self._ns = ""
         self._posted: list[_Posted] = []
+        self._raised: list[tuple[str, str]] = []
 
     # -- channels ------------------------------------------------------------------------------------------------------
 
@@ -165,17 +166,39 @@ class Batch:
         self.flush()
         return self.outcomes[change] is None
 
+    def raised(self, ns: str, name: str) -> None:
+        """A link was brought up: see to it at the end that it carries packets when the call returns."""
+        self._raised.append((ns, name))
+
+    def settle(self) -> None:
+        """Make the kernel notice now that the links brought up have a carrier, on both ends of each pair.
+
+        It notices by a work queue, and until then a bridge port forwards nothing, so that a first packet sent at
+        once is lost and ARP tries again a second later (seen in one attach of ten). Asking about a link does its
+        work at once (linkwatch_sync_dev in rtnl_getlink, Linux 6.7); older kernels merely answer.
+        """
+        self.flush()
+        for ns, name in self._raised:
+            with self.channel(ns).wire(self.deadline) as wire:
+                body, _ = wire.ask(pack.get_link(name), self.deadline)
+                link = None if body is None else unpack.link(body)
+                if link is not None and link.kind == "veth" and link.link:
+                    wire.ask(pack.get_link(link.link, nsid=link.nsid), self.deadline)
+
     # -- looking -------------------------------------------------------------------------------------------------------
 
-    def look(self, ns: str, link: str | int) -> unpack.Link:
+    def look(self, ns: str, link: str) -> unpack.Link:
         """A link as it is now; refused with ENODEV when it is not there."""
+        return unpack.link(self._ask(ns, link))
+
+    def _ask(self, ns: str, link: str) -> bytes:
         self.flush()
         with self.channel(ns).wire(self.deadline) as wire:
             body, refusal = wire.ask(pack.get_link(link), self.deadline)
         if body is None:
             assert refusal is not None
             raise Refused(refusal.errno, refusal.extack or f"there is no link {link!r}")
-        return unpack.link(body)
+        return body
 
     def ports(self, ns: str, bridge: int) -> list[int]:
         """The indexes of a bridge's ports."""
@@ -191,10 +214,10 @@ class Batch:
             return known
         if ns in self.fresh and name == "lo":
             return 1
-        link = self.look(ns, name)
-        self.vouch(ns, name, link)
-        self._indexes[ns, name] = link.index
-        return link.index
+        self.vouch(ns, name)
+        index = unpack.index(self._ask(ns, name))
+        self._indexes[ns, name] = index
+        return index
 
     def know(self, ns: str, name: str, index: int) -> None:
         """A link was made at this index, in this call."""
@@ -204,9 +227,9 @@ class Batch:
         """The name no longer leads to that link."""
         self._indexes.pop((ns, name), None)
 
-    def vouch(self, ns: str, name: str, link: unpack.Link | None = None) -> None:
+    def vouch(self, ns: str, name: str) -> None:
         """Refuse to touch somebody else's link that has the name of one we could not make."""
         if (ns, name) not in self._refused_links or self.channel(ns).ours:
             return
-        if (link or self.look(ns, name)).group not in OUR_GROUPS:
+        if self.look(ns, name).group not in OUR_GROUPS:
             raise Refused(errno.ENODEV, f"the link {name!r} there is not ours")

@@ -51,7 +51,7 @@ def rules(bodies: Iterable[bytes]) -> Iterator[RuleRow]:
             priority=rule.get_attr("FRA_PRIORITY") or 0,
             table=table or rule["table"],
             iif=rule.get_attr("FRA_IIFNAME"),
-            mark=mark if mask else None,  # a mask of 0 is the kernel's way to say "any"
+            mark=(mark or 0) if mask else None,  # the kernel leaves a mark of 0 out, and without a mask there is none
             mask=mask or 0xFFFFFFFF,
             protocol=protocol if isinstance(protocol, int) else 0,
             simple=rule["action"] == pack.FR_ACT_TO_TBL

@@ -16,7 +16,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from typing import Final, Literal, TypeVar
 
 import attrs
@@ -76,7 +75,7 @@ def _subscribed(protocol: int, groups: Collection[int]) -> socket.socket:
 
 
 def _is_worth_telling(kind: int, body: bytes) -> bool:
-    """Not the comings and goings of resolution: only neighbours that are permanent or of our protocol, and VTEP rows."""
+    """Not the comings and goings of resolution: only permanent neighbours, those of our protocol, and VTEP rows."""
     if kind not in (pack.RTM_NEWNEIGH, pack.RTM_DELNEIGH):
         return True
     row = unpack.neighbour(body)
@@ -101,6 +100,7 @@ class LinuxEvents(KernelEvents):
         self._owner: dict[int, tuple[str, socket.socket]] = {}
         self._pending: set[KernelEvent] = set()
         self._closed = False
+        self._waiting = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.epoll()
         self._poll.register(self._wake, select.EPOLLIN)
@@ -115,13 +115,12 @@ class LinuxEvents(KernelEvents):
                 if self._closed or self._pending:
                     told, self._pending = self._pending, set()
                     return tuple(sorted(told, key=lambda event: (event.ns, event.what)))
-                poll = self._poll
-            try:
-                ready = poll.poll(max(0.0, until - time.monotonic()))
-            except (ValueError, OSError):  # closed meanwhile
-                return ()
+                self._waiting = True
+            ready = self._poll.poll(max(0.0, until - time.monotonic()))
             with self._lock:
+                self._waiting = False
                 if self._closed:
+                    self._release()
                     return ()
                 self._collect([fd for fd, _ in ready])
                 if not ready and not self._pending:
@@ -139,14 +138,18 @@ class LinuxEvents(KernelEvents):
             if self._closed:
                 return
             self._closed = True
-            os.eventfd_write(self._wake, 1)  # a waiting next() sees that it is over
             for ns in list(self._followed):
                 self._let_go(ns)
-            self._poll.close()
-            os.close(self._mounts)
-            os.close(self._wake)
-        with suppress(ValueError):
-            self._on_close(self)
+            if self._waiting:
+                os.eventfd_write(self._wake, 1)  # closing what somebody waits on does not wake him: he closes the rest
+            else:
+                self._release()
+        self._on_close(self)
+
+    def _release(self) -> None:
+        self._poll.close()
+        os.close(self._mounts)
+        os.close(self._wake)
 
     # -- with the lock held --------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 from libcnm.errors import Invalid, KernelError, NotFound, Unavailable
@@ -47,7 +47,7 @@ def _patience() -> Deadline:
 
 
 class LinuxKernel(Kernel):
-    """One host's kernel; ``run_dir`` holds the pins. ``home``: the namespaces that play the host, else the process's."""
+    """One host's kernel; ``run_dir`` holds the pins; ``home`` plays the host (default: the process's namespaces)."""
 
     def __init__(
         self, run_dir: str | os.PathLike[str], *, home: Home | None = None, on_effect: Effect = no_effect_hook
@@ -190,9 +190,14 @@ class LinuxKernel(Kernel):
             raise NotFound("namespace", ns) from None
 
     def events(self) -> KernelEvents:
-        subscription = LinuxEvents(self._home, self._worker, self._namespaces, self._subscriptions.remove)
-        self._subscriptions.append(subscription)
+        subscription = LinuxEvents(self._home, self._worker, self._namespaces, self._unsubscribe)
+        with self._lock:
+            self._subscriptions.append(subscription)
         return subscription
+
+    def _unsubscribe(self, subscription: LinuxEvents) -> None:
+        with self._lock, suppress(ValueError):
+            self._subscriptions.remove(subscription)
 
     # -- acting inside a namespace -------------------------------------------------------------------------------------
 

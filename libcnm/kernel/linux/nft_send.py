@@ -23,6 +23,7 @@ from libcnm.kernel.linux.nft_read import read_table
 from libcnm.kernel.linux.nft_rules import make_table
 from libcnm.kernel.linux.nft_socket import ERESTART, WHOLE, NftSocket, Refusal, Refused, Stale
 from libcnm.kernel.resources import FirewallElement, FirewallTable
+from libcnm.model import limits
 from libcnm.model.deadline import Deadline
 from libcnm.model.resource import Change
 
@@ -117,12 +118,14 @@ class Sender:
             self._attempt(self._transaction(waiting))
 
     def _transaction(self, waiting: Sequence[Step]) -> list[Step]:
-        """The next steps that fit into one transaction: a table change only as the first."""
+        """The next steps that fit into one transaction: a table only as the first, and few that may be refused."""
         taken, size, room = [waiting[0]], 0, self._door.limit - _TABLE_BYTES
+        replies = 0
         for step in waiting[1:]:
+            replies += step.alone
             for _, _, packed in step.packed:
                 size += len(packed) + _MESSAGE_BYTES if step.alone else len(packed)
-            if step.is_table or size > room:
+            if step.is_table or size > room or replies > limits.BATCH_MESSAGES:
                 break
             taken.append(step)
         return taken

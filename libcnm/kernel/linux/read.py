@@ -82,7 +82,7 @@ def _vtep(link: unpack.Link) -> IPAddress:
 
 
 def is_interface(link: unpack.Link) -> bool:
-    """A link that an :class:`Interface` would leave as it is: up, no automatic addresses, no resource of another kind."""
+    """A link that an :class:`Interface` would leave as it is: up, no automatic addresses, no other resource."""
     return link.up and not link.automatic and (link.loopback or link.group == pack.INNER_GROUP)
 
 

@@ -28,6 +28,8 @@ def interface(batch: Batch, at: int, change: Change, resource: Interface) -> Non
     batch.vouch(resource.ns, resource.link)
     batch.post(resource.ns, pack.set_link(resource.link, pack.NO_AUTOMATIC_ADDRESSES), at, tolerated=NO_FAMILY)
     batch.post(resource.ns, pack.set_link(resource.link, up=True), at)
+    if resource.link != "lo":
+        batch.raised(resource.ns, resource.link)
 
 
 def address(batch: Batch, at: int, change: Change, resource: Address) -> None:

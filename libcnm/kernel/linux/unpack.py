@@ -106,6 +106,12 @@ class Link:
         return self.port.get(pack.IFLA_BRPORT_MODE, b"\0") != b"\0"
 
 
+def index(body: bytes) -> int:
+    """The index alone, of RTM_NEWLINK."""
+    value: int = _IFINFO.unpack_from(body)[2]
+    return value
+
+
 def link(body: bytes) -> Link:
     """RTM_NEWLINK."""
     _family, _type, index, flags, _change = _IFINFO.unpack_from(body)

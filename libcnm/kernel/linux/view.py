@@ -95,7 +95,7 @@ class View:
         return Peer(self._namespace(link.nsid, expected), other.name, other.mac)
 
     def _namespace(self, nsid: int | None, expected: str | None) -> str:
-        """The name of the namespace that the kernel calls ``nsid`` here. The kernel only answers the reverse question."""
+        """The name of the namespace that the kernel calls ``nsid`` here (it only answers the reverse question)."""
         if nsid is None:
             return self.ns
         if nsid not in self._namespaces:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
@@ -25,6 +26,10 @@ from libcnm.model.deadline import Deadline
 T = TypeVar("T")
 
 CLOSE_SECONDS: Final = 5.0
+MOUNTS_SECONDS: Final = 0.05
+"""How long after a change of the mount table it is looked at: most changes are our own, and somebody waits for us
+then.
+"""
 
 
 @attrs.frozen
@@ -194,11 +199,16 @@ class Worker:
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         poll.register(mounts, select.POLLPRI)
+        look_at: float | None = None
         while True:
-            ready = dict(poll.poll())
+            wait = None if look_at is None else max(0.0, look_at - time.monotonic()) * 1000
+            ready = dict(poll.poll(wait))
             if self._wake in ready:
                 os.eventfd_read(self._wake)
-            if mounts in ready:
+            if mounts in ready and look_at is None:
+                look_at = time.monotonic() + MOUNTS_SECONDS
+            if look_at is not None and time.monotonic() >= look_at:
+                look_at = None
                 self._on_mounts_changed()
             while (job := self._next()) is not None:
                 job.run(self._lock)

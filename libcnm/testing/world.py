@@ -1,0 +1,150 @@
+"""A world without root: hosts with fake kernels and stores in memory, on which real controllers run, and can be crashed.
+
+Everything outside goes through doors, and every effect of a door is a point at which :class:`Tape` can stop the process: the
+crash is an exception that no code of libcnm catches, so locks are freed and nothing else is done, as after ``kill -9``.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Literal
+
+from libcnm.controller.controller import Controller
+from libcnm.controller.doors import Doors, Paths
+from libcnm.controller.registry import Registry
+from libcnm.kernel.fake import FakeKernel, Uplink
+from libcnm.kv.memory import PLAIN, MemoryStore, Profile
+from libcnm.system.clock import Clock, ManualClock
+from libcnm.system.entropy import SeededEntropy
+from libcnm.system.files import Files
+from libcnm.system.locks import Locks
+
+
+class Crash(BaseException):
+    """The process ends here. Not an :class:`Exception`: nothing may catch it."""
+
+
+class Tape:
+    """Counts the crash points (before and after each effect) and crashes at one of them, or runs something there."""
+
+    def __init__(self) -> None:
+        self.points: list[str] = []
+        self._stop_at: int | None = None
+        self._action: Callable[[], None] | None = None
+
+    def start(self, stop_at: int | None = None, action: Callable[[], None] | None = None) -> None:
+        """Begin to count; crash at point ``stop_at`` (0 is the first), or call ``action`` there."""
+        self.points = []
+        self._stop_at = stop_at
+        self._action = action
+
+    def stop(self) -> list[str]:
+        """End counting; the points that were passed."""
+        self._stop_at = None
+        return self.points
+
+    def point(self, name: str) -> None:
+        """A door announces an effect."""
+        self.points.append(name)
+        if self._stop_at is not None and len(self.points) - 1 == self._stop_at:
+            self._stop_at = None
+            if self._action is None:
+                raise Crash(name)
+            self._action()
+
+    def effect(self, name: str, when: Literal["before", "after"]) -> None:
+        """The hook for the kernel and file doors."""
+        self.point(f"{name}:{when}")
+
+
+class FakeHost:
+    """One host: a kernel, a store of its own, two folders; controllers come and go on it."""
+
+    def __init__(self, world: FakeWorld, name: str, address: str) -> None:
+        self.world = world
+        self.name = name
+        self.address = address
+        self.tape = Tape()
+        self.paths = Paths(os.path.join(world.folder, name, "state"), os.path.join(world.folder, name, "run"))
+        self.kernel = FakeKernel(
+            uplinks=(Uplink(addresses=(f"{address}/24",), gateway=None),), host=name, run_dir=self.paths.run_dir
+        )
+        self.kernel.on_effect = self.tape.effect
+        self._local = MemoryStore(now=world.clock.monotonic)
+        self._files = Files(self.tape.effect)
+        for folder in (self.paths.run_dir, os.path.join(self.paths.run_dir, "sandboxes")):
+            os.makedirs(folder, exist_ok=True)
+
+    def doors(self) -> Doors:
+        """The doors, as a new process would open them; closing them leaves the host as it is."""
+        return Doors(
+            _Kept(self.kernel),
+            self._local.connect(on_effect=self.tape.point),
+            Locks(self.paths.locks),
+            self._files,
+            self.world.cluster.connect(profile=self.world.profile, on_effect=self.tape.point),
+            self.world.clock,
+            self.world.entropy,
+        )
+
+    def controller(self, resident: Literal["inline", "off"] = "inline", **options: object) -> Controller:
+        """A new process on this host."""
+        return Controller(
+            state_dir=self.paths.state_dir,
+            run_dir=self.paths.run_dir,
+            cluster_store="memory:",
+            host=self.name,
+            advertise=self.address,
+            resident=resident,
+            doors=self.doors(),
+            registry=Registry(),
+            **options,  # type: ignore[arg-type]  # the controller checks them
+        )
+
+    def reboot(self) -> None:
+        """Everything of this boot is gone: kernel state, run folder."""
+        self.kernel.reboot()
+        for root, folders, files in os.walk(self.paths.run_dir, topdown=False):
+            for name in files:
+                os.unlink(os.path.join(root, name))
+            for name in folders:
+                os.rmdir(os.path.join(root, name))
+        os.makedirs(os.path.join(self.paths.run_dir, "sandboxes"), exist_ok=True)
+
+
+class FakeWorld:
+    """Hosts that share one store. A context manager; the same seed makes the same world."""
+
+    def __init__(
+        self, hosts: Sequence[str] = ("host-1",), *, seed: int = 0, profile: Profile = PLAIN, clock: Clock | None = None
+    ) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="libcnm-fake-")
+        self.folder = self._temporary.name
+        self.profile = profile
+        self.clock = clock or ManualClock(tick=0.0001)
+        self.entropy = SeededEntropy(seed)
+        self.cluster = MemoryStore(PLAIN, now=self.clock.monotonic)
+        self.hosts = {name: FakeHost(self, name, f"192.0.2.{number}") for number, name in enumerate(hosts, 11)}
+
+    def __enter__(self) -> FakeWorld:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._temporary.cleanup()
+
+    def host(self, name: str = "host-1") -> FakeHost:
+        """A host by its name."""
+        return self.hosts[name]
+
+
+class _Kept(FakeKernel):
+    """The host's kernel behind a handle that a process may close: the kernel outlives it."""
+
+    def __init__(self, kernel: FakeKernel) -> None:
+        self.__dict__ = kernel.__dict__  # one state, two handles
+
+    def close(self) -> None:
+        """Nothing: the kernel is not the process's."""

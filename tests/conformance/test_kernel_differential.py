@@ -1,0 +1,132 @@
+"""The fake kernel against Linux: the same changes, the same refusals, and the same things to read afterwards.
+
+What is known to differ, and why, is in kernel_differences.md; the few differences that a random sequence would meet
+are the table KNOWN below, and nothing else is forgiven.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from libcnm.kernel.base import Kernel
+from libcnm.kernel.fake import FakeKernel
+from libcnm.kernel.linux import syscalls
+from libcnm.kernel.linux.kernel import LinuxKernel
+from libcnm.kernel.linux.worker import Home
+from libcnm.kernel.resources import Namespace
+from libcnm.model.deadline import Deadline
+from libcnm.model.resource import Change, Observed
+from libcnm.testing import strategies
+
+PATIENCE_SECONDS = 5.0
+EVERYWHERE = frozenset(strategies.NAMESPACES)
+
+
+@attrs.frozen
+class Known:
+    """A difference that is accepted: which refusals are taken for each other, and why."""
+
+    fake: str
+    linux: str
+    reason: str
+
+
+KNOWN: tuple[Known, ...] = ()
+
+pytestmark = pytest.mark.kernel
+
+
+def within() -> Deadline:
+    return Deadline.after(30.0, time.monotonic)
+
+
+def fresh_host() -> int:
+    """A descriptor of a new network namespace with ``lo`` down; a thread that ends at once goes there to open it."""
+    opened: list[int] = []
+
+    def go() -> None:
+        syscalls.unshare(syscalls.CLONE_NEWNET)
+        opened.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    thread.join()
+    return opened[0]
+
+
+@contextmanager
+def linux() -> Iterator[LinuxKernel]:
+    """A door to a host of its own; its pins are gone afterwards."""
+    home = fresh_host()
+    try:
+        with tempfile.TemporaryDirectory() as run_dir:
+            kernel = LinuxKernel(run_dir, home=Home(net=home))
+            try:
+                yield kernel
+            finally:
+                pinned = [one.resource for one in kernel.read({""}, {Namespace}, deadline=within())]
+                kernel.apply([Change("delete", namespace) for namespace in pinned], deadline=within())
+                kernel.close()
+    finally:
+        os.close(home)
+
+
+def outcome(kernel: Kernel, change: Change) -> str:
+    """``-`` or the name of the errno."""
+    (error,) = kernel.apply((change,), deadline=within())
+    return "-" if error is None else errno.errorcode.get(error.errno, str(error.errno))
+
+
+def state(kernel: Kernel) -> dict[str, str]:
+    """Everything that can be read, in a form that compares and prints well."""
+    observed = kernel.read(EVERYWHERE, deadline=within())
+    return {" ".join((*one.resource.identity, _fields(one))): "ours" if one.ours else "theirs" for one in observed}
+
+
+def _fields(one: Observed) -> str:
+    """What equality is about: an alias is for people, and a namespace's source is history."""
+    return str({field.name: getattr(one.resource, field.name) for field in attrs.fields(type(one.resource)) if field.eq})
+
+
+def agree(fake: Kernel, real: Kernel) -> tuple[dict[str, str], dict[str, str]]:
+    """Both states, once they are equal or Linux has had time for what it does in its own (removing a namespace)."""
+    expected = state(fake)
+    end = time.monotonic() + PATIENCE_SECONDS
+    while (actual := state(real)) != expected and time.monotonic() < end:
+        threading.Event().wait(0.01)
+    return expected, actual
+
+
+def forgiven(fake: str, real: str) -> bool:
+    return fake == real or any((known.fake, known.linux) == (fake, real) for known in KNOWN)
+
+
+@given(sequence=strategies.change_sequences())
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_fake_is_like_linux(sequence: list[Change]) -> None:
+    """Each change has the same outcome on both, and then both read alike."""
+    fake = FakeKernel(uplinks=(), lo_up=False)
+    with linux() as real:
+        for step, change in enumerate(sequence):
+            expected, actual = outcome(fake, change), outcome(real, change)
+            assert forgiven(expected, actual), f"step {step}, {change} {change.resource}: {expected} != {actual}"
+            if isinstance(change.resource, Namespace) and change.operation == "delete":
+                expected_state, actual_state = agree(fake, real)
+                assert expected_state == actual_state, f"after step {step}"
+        expected_state, actual_state = agree(fake, real)
+        assert expected_state == actual_state
+        for change in sequence:
+            held, there = (kernel.read_one(change.resource, deadline=within()) for kernel in (fake, real))
+            assert held == there, f"reading {change.resource}"
