@@ -9,9 +9,9 @@
             web.join(c1)
             c1.run(["ip", "address"], check=True)
 
-A controller opens an installation. A network is a segment, an endpoint a place in it with a name and addresses, a sandbox
-a container's network namespace; joining puts an endpoint into a sandbox. ``libcnm.<name>`` is ``libcnm.api.<name>``, loaded
-on first use.
+A controller opens an installation. A network is a segment, an endpoint a place in it with a name and addresses, a
+sandbox a container's network namespace; joining puts an endpoint into a sandbox. ``libcnm.<name>`` is
+``libcnm.api.<name>``, loaded on first use.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from libcnm.errors import (
     DriverError,
     Exhausted,
     Forbidden,
-    Invalid,
     InUse,
+    Invalid,
     KernelError,
     NotFound,
     NotSupported,

@@ -104,7 +104,9 @@ class AlreadyExists(CnmError):
 
 
 class InUse(CnmError):
-    """The object cannot go (or move) because ``holders`` hold it. libnetwork: ActiveEndpointsError, ActiveContainerError."""
+    """The object cannot go (or move) because ``holders`` hold it. libnetwork: ActiveEndpointsError,
+    ActiveContainerError.
+    """
 
     code, http_status, exit_code = "in-use", 409, 4
 
@@ -136,7 +138,9 @@ class Exhausted(CnmError):
 
 
 class Unavailable(CnmError):
-    """A store, plug-in or process cannot be reached now. With ``outcome_unknown`` the request may have been carried out."""
+    """A store, plug-in or process cannot be reached now. With ``outcome_unknown`` the request may have been carried
+    out.
+    """
 
     code, http_status, exit_code, retryable = "unavailable", 503, 7, True
 
@@ -148,7 +152,9 @@ class Unavailable(CnmError):
 
 
 class DeadlineExceeded(Unavailable):
-    """The verb's time budget ran out while doing ``what``; whatever it had begun was undone or is recorded for recovery."""
+    """The verb's time budget ran out while doing ``what``; whatever it had begun was undone or is recorded for
+    recovery.
+    """
 
     code, http_status, exit_code, retryable = "deadline-exceeded", 408, 8, True
 
@@ -158,7 +164,9 @@ class DeadlineExceeded(Unavailable):
 
 
 class Conflict(CnmError):
-    """A compare of a store transaction failed because somebody else wrote first. The verbs retry it; users rarely see it."""
+    """A compare of a store transaction failed because somebody else wrote first. The verbs retry it; users rarely
+    see it.
+    """
 
     code, http_status, exit_code, retryable = "conflict", 409, 9, True
 

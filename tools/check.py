@@ -273,6 +273,7 @@ def main() -> int:
     if word not in WORDS:
         say(f"no such word: {word}")
         return show_help() or 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a CI that gives up ends us as a person would: whole
     try:
         return WORDS[word]()
     except Stop as stop:

@@ -1,1 +1,3 @@
-"""What a driver, an IPAM, a resolver, a sandbox and a resource kind promise, and the values that cross those borders."""
+"""What a driver, an IPAM, a resolver, a sandbox and a resource kind promise, and the values that cross those
+borders.
+"""

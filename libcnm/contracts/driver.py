@@ -5,10 +5,10 @@ a verb and has the engine make the difference so. The same functions serve creat
 recovery, self-healing, ``plan`` and ``doctor``. A driver gets everything it needs in its arguments, never calls back,
 keeps no state, and must be a pure function of them: called twice with equal arguments, it answers equally.
 
-The moments mirror libnetwork's ``driverapi``: :meth:`Driver.network` is CreateNetwork/DeleteNetwork, :meth:`Driver.endpoint`
-is Join/Leave, :meth:`Driver.publication` is ProgramExternalConnectivity/RevokeExternalConnectivity, :meth:`Driver.peer` is
-EventNotify/DiscoverNew. What lives *inside* a sandbox (addresses, routes, interface up) follows from the records and is
-the controller's.
+The moments mirror libnetwork's ``driverapi``: :meth:`Driver.network` is CreateNetwork/DeleteNetwork,
+:meth:`Driver.endpoint` is Join/Leave, :meth:`Driver.publication` is
+ProgramExternalConnectivity/RevokeExternalConnectivity, :meth:`Driver.peer` is EventNotify/DiscoverNew. What lives
+*inside* a sandbox (addresses, routes, interface up) follows from the records and is the controller's.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class Capabilities:
 
     ``presence``: its network exists on a host from creation on, or only while an endpoint is attached there.
     ``addresses``: endpoints have addresses (null and host networks do not). ``singleton``: at most one such network.
-    ``gateway``: a sandbox can reach the world through it. ``host_namespace``: only sandboxes in the host's own namespace
-    join (None: no sandbox of either kind is refused). ``vni``: its networks each need a VXLAN network identifier.
+    ``gateway``: a sandbox can reach the world through it. ``host_namespace``: only sandboxes in the host's own
+    namespace join (None: no sandbox of either kind is refused). ``vni``: its networks each need a VXLAN network
+    identifier.
     """
 
     scope: Scope = "local"
@@ -47,8 +48,9 @@ class Capabilities:
 
 @attrs.frozen
 class HostFacts:
-    """What a driver may know of the host. ``tag`` marks what the installation makes; ``vtep`` is the address other hosts
-    reach this one by; ``underlay_mtu`` is the MTU towards them, in octets."""
+    """What a driver may know of the host. ``tag`` marks what the installation makes; ``vtep`` is the address other
+    hosts reach this one by; ``underlay_mtu`` is the MTU towards them, in octets.
+    """
 
     name: str
     tag: str
@@ -67,7 +69,9 @@ class NetworkView:
 
 
 class ResourceDoor(Protocol):
-    """Whoever makes and reads resources of some kinds: the kernel door for ours, a driver package's own for its kinds."""
+    """Whoever makes and reads resources of some kinds: the kernel door for ours, a driver package's own for its
+    kinds.
+    """
 
     def apply(self, changes: tuple[Change, ...], *, deadline: Deadline) -> tuple[KernelError | None, ...]:
         """See :meth:`libcnm.kernel.base.Kernel.apply`."""
@@ -82,10 +86,13 @@ class Driver(ABC):
     name: ClassVar[str]
     capabilities: ClassVar[Capabilities] = Capabilities()
 
-    # -- refusing, before anything is touched ---------------------------------------------------------------------------
+    # -- refusing, before anything is touched
+    # ---------------------------------------------------------------------------
 
     def check_network(self, host: HostFacts, network: NetworkRecord) -> None:
-        """Raise Invalid, NotSupported or Forbidden for what this driver cannot make. Addresses are not yet allocated."""
+        """Raise Invalid, NotSupported or Forbidden for what this driver cannot make. Addresses are not yet
+        allocated.
+        """
         for label in network.options:
             refuse_option(self.name, label, ())
 
@@ -94,10 +101,13 @@ class Driver(ABC):
         for label in endpoint.options:
             refuse_option(self.name, label, ())
 
-    # -- what should be there -------------------------------------------------------------------------------------------
+    # -- what should be there
+    # -------------------------------------------------------------------------------------------
 
     def base(self, host: HostFacts, versions: frozenset[int]) -> Iterable[Resource]:
-        """What must be there while this host has any network of this driver; ``versions`` are the IP versions in use."""
+        """What must be there while this host has any network of this driver; ``versions`` are the IP versions in
+        use.
+        """
         return ()
 
     def network(self, host: HostFacts, network: NetworkView) -> Iterable[Resource]:
@@ -105,8 +115,9 @@ class Driver(ABC):
         return ()
 
     def endpoint(self, host: HostFacts, network: NetworkView, endpoint: EndpointRecord) -> Iterable[Resource]:
-        """What must be there while the endpoint (its ``attachment`` is set) is attached on this host: its link above all,
-        whose inner end is ``attachment.interface`` in ``attachment.namespace``."""
+        """What must be there while the endpoint (its ``attachment`` is set) is attached on this host: its link above
+        all, whose inner end is ``attachment.interface`` in ``attachment.namespace``.
+        """
         return ()
 
     def publication(self, host: HostFacts, network: NetworkView, endpoint: EndpointRecord) -> Iterable[Resource]:
@@ -117,7 +128,8 @@ class Driver(ABC):
         """What must be there, while the network is present here, for an endpoint attached on another host."""
         return ()
 
-    # -- facts that the controller needs --------------------------------------------------------------------------------
+    # -- facts that the controller needs
+    # --------------------------------------------------------------------------------
 
     def gateways(self, network: NetworkRecord) -> tuple[IPAddress, ...]:
         """The default gateways that an endpoint's sandbox may use, at most one of each family."""
@@ -138,7 +150,6 @@ class Driver(ABC):
 
 def refuse_option(driver: str, label: str, known: Iterable[str]) -> None:
     """Raise Invalid for an option that a driver does not know, naming those that it does."""
-
     listed = ", ".join(sorted(known))
     raise Invalid(
         "options",

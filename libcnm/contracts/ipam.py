@@ -20,7 +20,18 @@ import attrs
 from libcnm.kv.base import Store, Transaction
 from libcnm.model.addresses import IPAddress, IPNetwork, Subnet
 from libcnm.model.deadline import Deadline
-from libcnm.model.pool import Pool as Pool
+from libcnm.model.pool import Pool
+
+__all__ = [
+    "AddressGrant",
+    "AddressRequest",
+    "Avoid",
+    "IpamDriver",
+    "IpamFacts",
+    "Pool",
+    "PoolGrant",
+    "PoolRequest",
+]
 
 
 @attrs.frozen
@@ -83,8 +94,10 @@ class AddressGrant:
 
 @attrs.frozen
 class IpamFacts:
-    """What an IPAM may know of where it runs. ``seed`` is the same wherever the address space is shared (the installation's
-    id, the cluster's lineage); ``now_wall`` gives seconds since the epoch, ``choice(n)`` an even draw from 0 to n - 1."""
+    """What an IPAM may know of where it runs. ``seed`` is the same wherever the address space is shared (the
+    installation's id, the cluster's lineage); ``now_wall`` gives seconds since the epoch, ``choice(n)`` an even draw
+    from 0 to n - 1.
+    """
 
     space: str
     seed: str
@@ -103,6 +116,7 @@ class IpamDriver(ABC):
     @classmethod
     def open(cls, facts: IpamFacts) -> Self:
         """The IPAM for one address space; override it to use the facts."""
+        del facts
         return cls()
 
     @abstractmethod

@@ -2,8 +2,8 @@
 
 Verb protocol (design, section 5): the intent and the attachment are recorded as preparing; the kernel is changed; the
 attachment becomes ready, and only now names and peers know of it. Leaving goes the other way round: first no longer
-ready, then the kernel, then free. Every step can be the last one before a crash: :mod:`libcnm.controller.recovery` undoes
-a join and finishes a leave with the functions of this file.
+ready, then the kernel, then free. Every step can be the last one before a crash: :mod:`libcnm.controller.recovery`
+undoes a join and finishes a leave with the functions of this file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.desired import Plug
 from libcnm.controller.repository import Repository, Stored, drop, put, retrying
-from libcnm.errors import AlreadyExists, CnmError, Forbidden, InUse, Invalid, NotFound
+from libcnm.errors import CnmError, Forbidden, InUse, Invalid, NotFound
 from libcnm.kv.base import Transaction
 from libcnm.model import keys
 from libcnm.model.addresses import overlaps
@@ -91,7 +91,8 @@ def _locks(driver: Driver, network: NetworkRecord, endpoint_id: str, sandbox_id:
     return ((network.id, shared), (endpoint_id, False), (sandbox_id, False))
 
 
-# -- join, step by step ----------------------------------------------------------------------------------------------------
+# -- join, step by step
+# ----------------------------------------------------------------------------------------------------
 
 
 def _prepare(
@@ -110,7 +111,7 @@ def _prepare(
     stored = context.endpoint(network.scope, network.id, endpoint.id, deadline)
     place = context.sandbox(sandbox.id, deadline).record
     others = tuple(context.plugs(sandbox.id, deadline))
-    _check(context, driver, stored_network.record, stored.record, place, others)
+    _check(driver, stored_network.record, stored.record, place, others)
     operation = context.new_operation()
     presence, view = _presence(context, driver, stored_network.record, deadline)
     attachment = Attachment(
@@ -128,18 +129,7 @@ def _prepare(
         boot_id=context.doors.kernel.boot_id,
     )
     record = attrs.evolve(stored.record, attachment=attachment)
-    intent = Intent(
-        operation=operation,
-        verb="join",
-        scope=network.scope,
-        locks=(network.id, endpoint.id, sandbox.id),
-        network_id=network.id,
-        endpoint_id=endpoint.id,
-        sandbox_id=sandbox.id,
-        attachment=attachment,
-        started=round(context.doors.clock.wall(), 3),
-        boot_id=context.doors.kernel.boot_id,
-    )
+    intent = _intent(context, "join", network, endpoint.id, attachment)
     here = context.begin(intent) + put(_ledger(network, record), NameClaim(record.id, operation))
     here += port_claims.claim(context, record, attachment.ports, deadline)
     if presence is not None:
@@ -158,14 +148,13 @@ def _prepare(
 
 
 def _check(
-    context: Context,
     driver: Driver,
     network: NetworkRecord,
     endpoint: EndpointRecord,
     sandbox: SandboxRecord,
     others: Iterable[Plug],
 ) -> None:
-    """libnetwork's order: the sandbox, then whether the endpoint is free, then whether the two fit."""
+    """Libnetwork's order: the sandbox, then whether the endpoint is free, then whether the two fit."""
     if sandbox.state != "ready":
         raise Forbidden(
             f"sandbox {sandbox.container_id!r} is {sandbox.state}", hint="use another, or wait until it is ready"
@@ -213,6 +202,21 @@ def _interface(driver: Driver, network: NetworkRecord, others: Iterable[Plug]) -
     return next(name for name in (f"{prefix}{number}" for number in range(len(used) + 1)) if name not in used)
 
 
+def _intent(context: Context, verb: str, network: NetworkRecord, endpoint_id: str, attachment: Attachment) -> Intent:
+    return Intent(
+        operation=attachment.operation,
+        verb=verb,
+        scope=network.scope,
+        locks=(network.id, endpoint_id, attachment.sandbox_id),
+        network_id=network.id,
+        endpoint_id=endpoint_id,
+        sandbox_id=attachment.sandbox_id,
+        attachment=attachment,
+        started=round(context.doors.clock.wall(), 3),
+        boot_id=context.doors.kernel.boot_id,
+    )
+
+
 def _ledger(network: NetworkRecord, record: EndpointRecord) -> str:
     assert record.attachment is not None, "only attachments are in the ledger"
     return keys.attachment(record.attachment.sandbox_id, network.scope, network.id, record.id)
@@ -256,10 +260,11 @@ def _undo(context: Context, work: _Join) -> None:
         release(context, work.network.record, work.endpoint, work.plug.place, deadline)
         sandbox_files.write(context, work.sandbox, work.others)
     except CnmError as error:
-        context.log.error("join of endpoint %s could not be undone yet: %s", work.endpoint.id[:12], error)
+        context.log.warning("join of endpoint %s could not be undone yet: %s", work.endpoint.id[:12], error)
 
 
-# -- leave -----------------------------------------------------------------------------------------------------------------
+# -- leave
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def leave(context: Context, network: NetworkRecord, endpoint: EndpointRecord, deadline: Deadline) -> None:
@@ -297,18 +302,7 @@ def _withdraw(
         raise Forbidden(f"endpoint {endpoint.name!r} is attached to no sandbox of this host")
     leaving = attrs.evolve(place, state="leaving", operation=operation)
     record = attrs.evolve(stored.record, attachment=leaving)
-    intent = Intent(
-        operation=operation,
-        verb="leave",
-        scope=network.scope,
-        locks=(network.id, endpoint.id, place.sandbox_id),
-        network_id=network.id,
-        endpoint_id=endpoint.id,
-        sandbox_id=place.sandbox_id,
-        attachment=leaving,
-        started=round(context.doors.clock.wall(), 3),
-        boot_id=context.doors.kernel.boot_id,
-    )
+    intent = _intent(context, "leave", network, endpoint.id, leaving)
     if repository is context.local:
         context.local.commit(context.begin(intent) + stored.replace(record), deadline, durable=False)
     else:
@@ -346,7 +340,9 @@ def finish_leave(
 def still_published(
     context: Context, driver: Driver, view: NetworkView, record: EndpointRecord, deadline: Deadline
 ) -> list[Resource]:
-    """What other endpoints of the network publish here: parts of it (a bridge's sysctl) may be shared with ``record``."""
+    """What other endpoints of the network publish here: parts of it (a bridge's sysctl) may be shared with
+    ``record``.
+    """
     place = record.attachment
     if place is None or not place.ports:
         return []

@@ -101,7 +101,8 @@ class Context:
         self._registered = False
         self._lineage = ""
 
-    # -- who we are -----------------------------------------------------------------------------------------------------
+    # -- who we are
+    # -----------------------------------------------------------------------------------------------------
 
     def _installation(self, deadline: Deadline) -> Installation:
         def attempt() -> Installation:
@@ -141,7 +142,8 @@ class Context:
             found.update(driver.doors())
         return found
 
-    # -- stores -----------------------------------------------------------------------------------------------------------
+    # -- stores
+    # -----------------------------------------------------------------------------------------------------------
 
     def repository(self, scope: Scope) -> Repository:
         """The store of that scope; NotSupported when there is no cluster store."""
@@ -198,7 +200,8 @@ class Context:
         cluster.commit(create(keys.LINEAGE, made), deadline)
         return made.holder
 
-    # -- objects ----------------------------------------------------------------------------------------------------------
+    # -- objects
+    # ----------------------------------------------------------------------------------------------------------
 
     def network(self, scope: Scope, network_id: str, deadline: Deadline) -> Stored[NetworkRecord]:
         """The record, or NotFound."""
@@ -243,7 +246,8 @@ class Context:
                 found.append(Plug(driver, self.view(network.record, deadline), endpoint.record))
         return found
 
-    # -- intents ----------------------------------------------------------------------------------------------------------
+    # -- intents
+    # ----------------------------------------------------------------------------------------------------------
 
     def begin(self, intent: Intent) -> Transaction:
         """The write that records a verb as begun."""

@@ -27,18 +27,20 @@ from libcnm.model.records import NetworkRecord, SandboxRecord
 
 if TYPE_CHECKING:
     from libcnm.controller.reconcile import Difference
+    from libcnm.controller.topology import Topology
 
 
 class Controller:
     """One installation, opened. Any number of processes may have the same one open at once. A context manager.
 
     ``state_dir`` survives a boot, ``run_dir`` does not. ``cluster_store``: the URL of the store that the hosts share
-    (``sqlite:///path`` on one machine; ``consul://``, ``etcd://``, or the 2015 spelling ``consul:localhost:8500``). ``host``:
-    this host's name in the cluster. ``advertise``: the address other hosts reach it by (VTEP). ``default_host_ips``: what
-    published ports bind to when they name no address. ``timeout``: the default budget of a verb, in seconds.
+    (``sqlite:///path`` on one machine; ``consul://``, ``etcd://``, or the 2015 spelling ``consul:localhost:8500``).
+    ``host``: this host's name in the cluster. ``advertise``: the address other hosts reach it by (VTEP).
+    ``default_host_ips``: what published ports bind to when they name no address. ``timeout``: the default budget of a
+    verb, in seconds.
     ``resident``: names are served by a detached process of this installation (``"process"``), by a thread of this one
-    (``"thread"``, for tests), or followed but not served (``"inline"``), or neither (``"off"``). ``guardian``: a process id;
-    the resident process ends when that process does, whatever is still attached (labs, tests).
+    (``"thread"``, for tests), or followed but not served (``"inline"``), or neither (``"off"``). ``guardian``: a
+    process id; the resident process ends when that process does, whatever is still attached (labs, tests).
 
     Opening settles what an earlier process left half-done. Raises Invalid, Unavailable, Corrupt, NotSupported.
     """
@@ -102,7 +104,8 @@ class Controller:
         """This host's name in the cluster."""
         return self._calls.context.host_name
 
-    # -- networks -------------------------------------------------------------------------------------------------------
+    # -- networks
+    # -------------------------------------------------------------------------------------------------------
 
     def create_network(
         self,
@@ -119,8 +122,9 @@ class Controller:
     ) -> Network:
         """Create a network.
 
-        ``subnets``: CIDR strings or :class:`Subnet`; ``"ipv4"`` and ``"ipv6"`` ask for a default pool of that family; none
-        given means one IPv4 pool. ``internal``: nothing leads out. ``options``: driver options by Docker's labels.
+        ``subnets``: CIDR strings or :class:`Subnet`; ``"ipv4"`` and ``"ipv6"`` ask for a default pool of that family;
+        none given means one IPv4 pool. ``internal``: nothing leads out. ``options``: driver options by Docker's
+        labels.
         ``timeout`` in seconds. The same ``request_id`` gives the same network. Raises Invalid, NotFound (driver),
         AlreadyExists (name; ``pool``: overlaps), Exhausted (with why each pool was refused), Forbidden, NotSupported,
         DriverError, KernelError. libnetwork: NewNetwork.
@@ -144,7 +148,8 @@ class Controller:
     ) -> Network:
         """The network of that name if it is as described (subnets only if given), else a new one.
 
-        Raises AlreadyExists with ``differences`` when there is one that is different, and what :meth:`create_network` does.
+        Raises AlreadyExists with ``differences`` when there is one that is different, and what :meth:`create_network`
+        does.
         """
         spec = NetworkSpec.checked(name, driver, subnets, ipam_driver, internal, options, labels)
         with self._calls.verb(timeout) as call:
@@ -184,7 +189,8 @@ class Controller:
         stored = [one for _, repository in self._calls.context.repositories() for one in repository.networks(deadline)]
         return [one.record for one in stored if one.record.state != "preparing"]
 
-    # -- sandboxes ------------------------------------------------------------------------------------------------------
+    # -- sandboxes
+    # ------------------------------------------------------------------------------------------------------
 
     def create_sandbox(
         self,
@@ -202,7 +208,8 @@ class Controller:
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> Sandbox:
-        """Create a container's sandbox: a new network namespace, or with ``netns`` a path's (``/proc/4242/ns/net``), or with
+        """Create a container's sandbox: a new network namespace, or with ``netns`` a path's (``/proc/4242/ns/net``),
+        or with
         ``host_network`` the host's own.
 
         ``dns``: servers asked from inside the sandbox instead of the host's. Raises Invalid (``netns`` is not one),
@@ -242,7 +249,8 @@ class Controller:
             Sandbox(self._calls, record) for record in sorted(records, key=_container_id) if record.state == "ready"
         ]
 
-    # -- the whole host ---------------------------------------------------------------------------------------------------
+    # -- the whole host
+    # ---------------------------------------------------------------------------------------------------
 
     def doctor(self, *, timeout: float | None = None) -> list[Difference]:
         """Every difference between what the records want and what this host has, row by row; changes nothing."""
@@ -258,6 +266,15 @@ class Controller:
         with self._calls.verb(timeout) as call:
             recover(call.context, call.deadline)
             return heal(call.context, call.deadline)
+
+    def topology(self, *, timeout: float | None = None) -> Topology:
+        """Hosts, networks, sandboxes and endpoints of this host and of the cluster, as values; read from the
+        records.
+        """
+        from libcnm.controller.topology import topology
+
+        with self._calls.verb(timeout) as call:
+            return topology(call.context, call.deadline)
 
     def close(self) -> None:
         """Release what this process holds; networks, sandboxes and names live on. Idempotent."""

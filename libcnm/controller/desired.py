@@ -1,8 +1,9 @@
 """Records to resources: what should exist for a network, an endpoint, a sandbox. Pure, but for the drivers it asks.
 
-What is inside a sandbox follows from its endpoints: one interface each, its addresses and on-link routes, and for each IP
-version one default route, through the endpoint that comes first. The order of a sandbox's endpoints: higher priority
-first, then networks that are not internal, then the network's name (libnetwork's ``Less``, for v4 and v6 separately).
+What is inside a sandbox follows from its endpoints: one interface each, its addresses and on-link routes, and for
+each IP version one default route, through the endpoint that comes first. The order of a sandbox's endpoints: higher
+priority first, then networks that are not internal, then the network's name (libnetwork's ``Less``, for v4 and v6
+separately).
 """
 
 from __future__ import annotations

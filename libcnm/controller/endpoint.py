@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from libcnm.controller import attach
 from libcnm.controller import endpoints as endpoint_verbs
-from libcnm.errors import Forbidden, Invalid
+from libcnm.controller.handles import SandboxHandle, own_record
+from libcnm.errors import Forbidden
 from libcnm.model.addresses import IPInterface
 from libcnm.model.ports import Port
 from libcnm.model.records import EndpointRecord, NetworkRecord
 
 if TYPE_CHECKING:
     from libcnm.controller.calls import Calls
-    from libcnm.controller.sandbox import Sandbox
 
 
 class Endpoint:
@@ -71,7 +71,9 @@ class Endpoint:
 
     @property
     def sandbox(self) -> str | None:
-        """The container id of the sandbox it is in (on whichever host), as of the last read; None when it is in none."""
+        """The container id of the sandbox it is in (on whichever host), as of the last read; None when it is in
+        none.
+        """
         place = self._record.attachment
         return None if place is None else place.container_id
 
@@ -94,7 +96,7 @@ class Endpoint:
         return self._record.ports if place is None else place.ports
 
     def join(
-        self, sandbox: Sandbox, *, priority: int = 0, timeout: float | None = None, request_id: str | None = None
+        self, sandbox: SandboxHandle, *, priority: int = 0, timeout: float | None = None, request_id: str | None = None
     ) -> Endpoint:
         """Attach it to a sandbox of this host. On return it has its interface, and its names answer on this host.
 
@@ -102,18 +104,13 @@ class Endpoint:
         InUse (attached already), Forbidden (the sandbox is not ready; subnets overlap; host and bridge networks mixed),
         AlreadyExists (a port is taken), NotFound, KernelError. Whatever fails leaves nothing behind. libnetwork: Join.
         """
-        from libcnm.controller.sandbox import Sandbox
-
-        if not isinstance(sandbox, Sandbox):
-            raise Invalid("sandbox", sandbox, "is not a Sandbox", hint="Controller.sandbox(ref) finds one")
-        if sandbox._calls.installation != self._calls.installation:
-            raise Invalid("sandbox", sandbox.container_id, "belongs to another installation")
+        record = own_record(sandbox, self._calls)
         with self._calls.verb(timeout, request_id) as call:
             self._record = attach.join(
                 call.context,
                 self._network,
                 self._record,
-                sandbox._record,
+                record,
                 call.deadline,
                 priority=priority,
                 request_id=call.request_id or "",
@@ -121,11 +118,12 @@ class Endpoint:
         return self
 
     def leave(
-        self, sandbox: Sandbox | None = None, *, timeout: float | None = None, request_id: str | None = None
+        self, sandbox: SandboxHandle | None = None, *, timeout: float | None = None, request_id: str | None = None
     ) -> None:
         """Detach it; it keeps its name and addresses. ``sandbox``, if given, must be the one it is in.
 
-        Raises Forbidden (in no sandbox; in another one), InUse (in a sandbox of another host), NotFound. libnetwork: Leave.
+        Raises Forbidden (in no sandbox; in another one), InUse (in a sandbox of another host), NotFound. libnetwork:
+        Leave.
         """
         with self._calls.verb(timeout, request_id) as call, call.gone_is_done():
             self._record = call.context.endpoint(self._network.scope, self._network.id, self.id, call.deadline).record

@@ -7,6 +7,7 @@ claim that was lost. A network that is being deleted takes no new endpoint: its 
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -72,7 +73,8 @@ class EndpointSpec:
         )
 
 
-# -- create --------------------------------------------------------------------------------------------------------------
+# -- create
+# --------------------------------------------------------------------------------------------------------------
 
 
 def create_endpoint(
@@ -95,6 +97,8 @@ def create_endpoint(
     )
     driver.check_endpoint(context.facts(driver), network, draft)
 
+    attempts = itertools.count()
+
     def attempt() -> EndpointRecord:
         known = repository.endpoint(network.id, draft.id, deadline) if request_id is not None else None
         if known is not None:
@@ -103,7 +107,7 @@ def create_endpoint(
         holder = repository.holder(keys.endpoint_name(network.id, spec.name), deadline)
         if holder is not None:
             raise AlreadyExists("endpoint", spec.name, holder=holder[:12], hint=f"in network {network.name!r}")
-        addresses, claims = _addresses(context, repository, stored.record, draft, spec, deadline)
+        addresses, claims = _addresses(context, repository, stored.record, draft, spec, next(attempts), deadline)
         mac = _mac(driver, draft, spec, addresses)
         record = attrs.evolve(draft, addresses=addresses, mac=mac)
         claims += stored.same + create(
@@ -147,6 +151,7 @@ def _addresses(
     network: NetworkRecord,
     draft: EndpointRecord,
     spec: EndpointSpec,
+    attempt: int,
     deadline: Deadline,
 ) -> tuple[tuple[IPInterface, ...], Transaction]:
     """One address of each IP version that the network has: from the pool of the preferred one, else from the first."""
@@ -161,13 +166,15 @@ def _addresses(
     if not chosen:
         return (), Transaction()
     ordered = [chosen[version] for version in sorted(chosen)]
-    requests = [AddressRequest(pool, draft.id, preferred, spec.mac or None) for pool, preferred in ordered]
+    requests = [AddressRequest(pool, draft.id, preferred, spec.mac or None, attempt) for pool, preferred in ordered]
     grant = context.ipam(network.ipam_driver, network.scope).request_addresses(
         repository.store, requests, deadline=deadline
     )
     granted = tuple(
         ipaddress.ip_interface((address, pool.subnet.prefixlen))
-        for (pool, _), address in zip(ordered, grant.addresses, strict=True)
+        for (pool, _), address in zip(
+            ordered, grant.addresses, strict=bool(grant.addresses)
+        )  # the null IPAM grants none
     )
     return granted, grant.transaction
 
@@ -182,7 +189,8 @@ def _mac(driver: Driver, draft: EndpointRecord, spec: EndpointSpec, addresses: t
     return ":".join(["02", "42", *(draft.id[i : i + 2] for i in range(0, 8, 2))])
 
 
-# -- delete --------------------------------------------------------------------------------------------------------------
+# -- delete
+# --------------------------------------------------------------------------------------------------------------
 
 
 def delete_endpoint(

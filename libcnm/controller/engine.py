@@ -1,4 +1,5 @@
-"""The engine: makes changes so, optimistically; looks only when the kernel objects; undoes all of it when one cannot be.
+"""The engine: makes changes so, optimistically; looks only when the kernel objects; undoes all of it when one cannot
+be.
 
 It knows resources and doors, never networks or stores. An ``add`` that meets something: equal and ours is adopted, ours
 but different is replaced, not ours is an error that names it. A ``delete`` of what is not there is done already.
@@ -52,7 +53,9 @@ class Engine:
             raise
 
     def carry_out(self, resources: Iterable[Change], *, deadline: Deadline) -> list[KernelError]:
-        """Changes that must not stop at the first refusal (leave, delete, undo, peers): what is not there counts as gone."""
+        """Changes that must not stop at the first refusal (leave, delete, undo, peers): what is not there counts as
+        gone.
+        """
         changes = tuple(resources)
         outcomes = self._send(changes, deadline)
         failed = [
@@ -65,14 +68,16 @@ class Engine:
         return failed
 
     def undo(self, done: Sequence[Change]) -> None:
-        """Reverse changes that were made, last first; the budget is the engine's own, since the caller's may be spent."""
+        """Reverse changes that were made, last first; the budget is the engine's own, since the caller's may be
+        spent.
+        """
         if not done:
             return
         deadline = self._clock.deadline(_UNDO_SECONDS)
         try:
             self.carry_out([change.reversed() for change in reversed(done)], deadline=deadline)
         except CnmError as error:
-            log.error("undo failed; the next reconcile finishes it: %s", error)
+            log.warning("undo failed; the next reconcile finishes it: %s", error)
 
     def _attempt(self, changes: Sequence[Change], done: list[Change], deadline: Deadline) -> CnmError | None:
         pending = list(changes)
@@ -98,7 +103,9 @@ class Engine:
         return failure
 
     def _settle(self, change: Change, outcome: KernelError, deadline: Deadline) -> list[Change] | None:
-        """None: nothing more to do. Else what to try next round (the change itself, maybe with a deletion before it)."""
+        """None: nothing more to do. Else what to try next round (the change itself, maybe with a deletion before
+        it).
+        """
         if change.operation == "delete":
             return None if outcome.errno in GONE else [change]
         if change.operation == "change":

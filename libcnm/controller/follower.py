@@ -1,8 +1,8 @@
 """The follower: keeps a replica of the records, and makes names and overlay peers follow it.
 
-Level-triggered: a watch only says where to look again; what is served and what is programmed is always computed from the
-records as they are now. The resident runs one; with ``resident="inline"`` a controller runs one in its own thread, which
-tests and simulations use. Not thread-safe: its owner holds one lock around every call.
+Level-triggered: a watch only says where to look again; what is served and what is programmed is always computed from
+the records as they are now. The resident runs one; with ``resident="inline"`` a controller runs one in its own
+thread, which tests and simulations use. Not thread-safe: its owner holds one lock around every call.
 """
 
 from __future__ import annotations
@@ -67,10 +67,12 @@ class Follower:
         self._peers: dict[str, dict[str, tuple[Resource, ...]]] = {}
         self._made: dict[str, int] = {}
         self._stale_views: set[str] = set()
+        self._stale_names: set[tuple[str, str]] = set()
         self._stale_peers: dict[str, set[str]] = {}
         self._shown: set[str] = set()
 
-    # -- following ------------------------------------------------------------------------------------------------------
+    # -- following
+    # ------------------------------------------------------------------------------------------------------
 
     def refresh(self, deadline: Deadline) -> None:
         """Take in everything that was committed before this call, in every store that answers, and act on it.
@@ -86,9 +88,16 @@ class Follower:
         self.settle(deadline)
 
     def settle(self, deadline: Deadline) -> None:
-        """Make peers and views follow what has been taken in."""
+        """Make peers, names and views follow what has been taken in, in this order.
+
+        A name is not answered before its endpoint can be reached: whoever asks and then sends would else lose a second
+        to the retransmission of an unanswered ARP request.
+        """
         for network_id in list(self._stale_peers):
             self._program_peers(network_id, deadline)
+        for network_id, endpoint_id in self._stale_names:
+            self._name(network_id, endpoint_id)
+        self._stale_names.clear()
         for sandbox_id in list(self._stale_views):
             self._show(sandbox_id)
         self._stale_views.clear()
@@ -139,7 +148,8 @@ class Follower:
             self._take(scope, key, None)
         scope.watch = store.watch("", listing.revision)
 
-    # -- taking in ------------------------------------------------------------------------------------------------------
+    # -- taking in
+    # ------------------------------------------------------------------------------------------------------
 
     def _take(self, scope: _Scope, key: str, entry: Entry | None) -> None:
         if entry is None:
@@ -158,7 +168,7 @@ class Follower:
                     taker(key, entry)
         except Corrupt as error:
             # One bad record costs itself only; it is named, left alone, and its last good version stays in force.
-            log.error("%s", error)
+            log.warning("%s", error)
 
     def _take_network(self, key: str, entry: Entry | None) -> None:
         network_id = key.removeprefix(keys.NETWORKS)
@@ -173,8 +183,7 @@ class Follower:
         self.networks[network_id] = record
         if first:
             self._zones[network_id] = zones.new_zone(record)
-            for endpoint_id, endpoint in self.endpoints.get(network_id, {}).items():
-                self._named(record, endpoint_id, endpoint)
+            self._stale_names.update((network_id, endpoint_id) for endpoint_id in self.endpoints.get(network_id, ()))
 
     def _take_endpoint(self, key: str, entry: Entry | None) -> None:
         network_id, _, endpoint_id = key.removeprefix(keys.ENDPOINTS).partition("/")
@@ -185,22 +194,12 @@ class Follower:
             table.pop(endpoint_id, None)
         else:
             table[endpoint_id] = new
-        network = self.networks.get(network_id)
-        if network is not None:
-            self._named(network, endpoint_id, new)
+        self._stale_names.add((network_id, endpoint_id))
         self._stale_peers.setdefault(network_id, set()).add(endpoint_id)
         for record in (old, new):
             place = None if record is None else record.attachment
             if place is not None and place.host == self._context.host_name:
                 self._stale_views.add(place.sandbox_id)
-
-    def _named(self, network: NetworkRecord, endpoint_id: str, record: EndpointRecord | None) -> None:
-        zone = self._zones[network.id]
-        named = None if record is None else zones.name_record(network, record)
-        if named is None:
-            zone.remove(endpoint_id)
-        else:
-            zone.put(named)
 
     def _take_sandbox(self, key: str, entry: Entry | None) -> None:
         sandbox_id = key.removeprefix(keys.SANDBOXES)
@@ -218,7 +217,19 @@ class Follower:
             self.presences[network_id] = decode(Presence, entry.value, key)
         self.forget_peers(network_id)
 
-    # -- acting ---------------------------------------------------------------------------------------------------------
+    # -- acting
+    # ---------------------------------------------------------------------------------------------------------
+
+    def _name(self, network_id: str, endpoint_id: str) -> None:
+        network, zone = self.networks.get(network_id), self._zones.get(network_id)
+        if network is None or zone is None:
+            return
+        record = self.endpoints.get(network_id, {}).get(endpoint_id)
+        named = None if record is None else zones.name_record(network, record)
+        if named is None:
+            zone.remove(endpoint_id)
+        else:
+            zone.put(named)
 
     def _show(self, sandbox_id: str) -> None:
         record = self.sandboxes.get(sandbox_id)

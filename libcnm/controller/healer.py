@@ -1,7 +1,7 @@
 """The healer: looks again when the kernel says that something went, and now and then anyway; sweeps parked links.
 
-It runs on two threads of the resident, so that neither a dump nor a sweep delays a name or a verb. An event says where to
-look, never what to believe; bursts are taken together.
+It runs on two threads of the resident, so that neither a dump nor a sweep delays a name or a verb. An event says
+where to look, never what to believe; bursts are taken together.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a host shares between all the networks of one driver: the firewall table, forwarding, and who changed a sysctl.
 
-Host-wide settings are never changed silently: what a setting was before is recorded in the same breath and restored with
-the last network that needed it. Verbs that change the shared part hold the driver's lock.
+Host-wide settings are never changed silently: what a setting was before is recorded in the same breath and restored
+with the last network that needed it. Verbs that change the shared part hold the driver's lock.
 """
 
 from __future__ import annotations

@@ -96,10 +96,10 @@ class Network:
     ) -> Endpoint:
         """Create an endpoint: a name and addresses in this network, not yet anywhere.
 
-        ``aliases``: further names, which endpoints may share. ``ports``: Docker's notation or :class:`Port`. ``address``: one
-        of each IP version at most, else one is allocated. ``timeout`` in seconds. The same ``request_id`` gives the same
-        endpoint. Raises Invalid, AlreadyExists (kind ``endpoint``, ``address`` or ``MAC``), Exhausted, NotFound, Forbidden
-        (the network is being deleted). libnetwork: CreateEndpoint.
+        ``aliases``: further names, which endpoints may share. ``ports``: Docker's notation or :class:`Port`.
+        ``address``: one of each IP version at most, else one is allocated. ``timeout`` in seconds. The same
+        ``request_id`` gives the same endpoint. Raises Invalid, AlreadyExists (kind ``endpoint``, ``address`` or
+        ``MAC``), Exhausted, NotFound, Forbidden (the network is being deleted). libnetwork: CreateEndpoint.
         """
         spec = EndpointSpec.checked(name, aliases, ports, address, mac, options, labels)
         with self._calls.verb(timeout, request_id) as call:

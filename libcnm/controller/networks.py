@@ -64,7 +64,8 @@ class NetworkSpec:
         )
 
 
-# -- create --------------------------------------------------------------------------------------------------------------
+# -- create
+# --------------------------------------------------------------------------------------------------------------
 
 
 def create_network(
@@ -94,7 +95,7 @@ def create_network(
                 *driver.network(context.facts(driver), NetworkView(record)),
             ]
             context.engine.apply(delta(before, after), deadline=deadline)
-            return _publish(context, repository, record, deadline)
+            return _publish(repository, record, deadline)
         except CnmError:
             _abandon(context, repository, record)
             raise
@@ -145,7 +146,7 @@ def _claim(
             record, claims = attrs.evolve(record, pools=grant.pools), grant.transaction
             driver.check_network(context.facts(driver), record)
         if driver.capabilities.vni:
-            record, more = _claim_vni(context, repository, record, deadline)
+            record, more = _claim_vni(repository, record, deadline)
             claims += more
         claims += create(keys.network_name(record.name), NameClaim(record.id, record.operation))
         claims += create(keys.network(record.id), record)
@@ -176,9 +177,7 @@ def _avoid(context: Context) -> tuple[Avoid, ...]:
     return tuple(Avoid(block, reason) for block, reason in context.doors.kernel.host_networks())
 
 
-def _claim_vni(
-    context: Context, repository: Repository, record: NetworkRecord, deadline: Deadline
-) -> tuple[NetworkRecord, Transaction]:
+def _claim_vni(repository: Repository, record: NetworkRecord, deadline: Deadline) -> tuple[NetworkRecord, Transaction]:
     """A VNI: the one asked for, or the next after the last given out; the key of each number decides."""
     asked = record.options.get(options.OVERLAY_VNIS)
     if asked is not None:
@@ -219,7 +218,7 @@ def _intent(context: Context, verb: str, record: NetworkRecord) -> Intent:
     )
 
 
-def _publish(context: Context, repository: Repository, record: NetworkRecord, deadline: Deadline) -> NetworkRecord:
+def _publish(repository: Repository, record: NetworkRecord, deadline: Deadline) -> NetworkRecord:
     ready = attrs.evolve(record, state="ready", operation="")
     stored = repository.network(record.id, deadline)
     if stored is None or stored.record.operation != record.operation:
@@ -235,10 +234,11 @@ def _abandon(context: Context, repository: Repository, record: NetworkRecord) ->
         host_state.forget_settings(context, context.registry.driver(record.driver), record, deadline)
         forget(context, repository, record, record.operation, deadline)
     except CnmError as error:
-        context.log.error("network %s could not be undone yet: %s", record.id[:12], error)
+        context.log.warning("network %s could not be undone yet: %s", record.id[:12], error)
 
 
-# -- delete --------------------------------------------------------------------------------------------------------------
+# -- delete
+# --------------------------------------------------------------------------------------------------------------
 
 
 def delete_network(context: Context, record: NetworkRecord, deadline: Deadline, *, force: bool = False) -> None:
@@ -263,7 +263,9 @@ def delete_network(context: Context, record: NetworkRecord, deadline: Deadline, 
 def _mark(
     context: Context, repository: Repository, record: NetworkRecord, operation: str, deadline: Deadline
 ) -> Stored[NetworkRecord]:
-    """The mark that keeps endpoints from appearing. A dead holder's mark is taken over; it is ours while we hold the lock."""
+    """The mark that keeps endpoints from appearing. A dead holder's mark is taken over; it is ours while we hold
+    the lock.
+    """
 
     def attempt() -> None:
         stored = repository.network(record.id, deadline)

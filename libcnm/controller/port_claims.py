@@ -1,7 +1,8 @@
 """Ports of this host that endpoints publish: chosen, claimed in the host's own store, and given back.
 
-One key per protocol and port holds who published it at which host address; a wildcard address clashes with every other of
-its family. A port that some process of the host listens on is refused too: the firewall would take its traffic away.
+One key per protocol and port holds who published it at which host address; a wildcard address clashes with every
+other of its family. A port that some process of the host listens on is refused too: the firewall would take its
+traffic away.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _holder(context: Context, port: Port, deadline: Deadline) -> str | None:
 def _clash(text: str, address: IPAddress | None) -> bool:
     if address is None or (":" in text) != (address.version == 6):
         return False
-    return text == str(address) or address.is_unspecified or text in ("0.0.0.0", "::")  # noqa: S104  # compared, not bound
+    return text == str(address) or address.is_unspecified or text in ("0.0.0.0", "::")  # compared, not bound
 
 
 def _listened_on(context: Context, port: Port) -> bool:

@@ -1,7 +1,7 @@
 """Reconcile: what should be there, what is there, and the difference: printed (``doctor``) or made so (healing).
 
-It works in units, each under the lock of its object, taken without waiting: a verb under way is left alone and looked at
-again later. The kernel is read before the records, so that nothing a verb has just made can look like a leftover.
+It works in units, each under the lock of its object, taken without waiting: a verb under way is left alone and looked
+at again later. The kernel is read before the records, so that nothing a verb has just made can look like a leftover.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def _heal_unit(context: Context, unit: Unit, deadline: Deadline) -> list[Differe
             lock.release()
 
 
-# -- what should be there ----------------------------------------------------------------------------------------------------
+# -- what should be there
+# ----------------------------------------------------------------------------------------------------
 
 
 def units(context: Context, deadline: Deadline) -> Iterator[Unit]:
@@ -154,7 +155,8 @@ def _sandbox_unit(context: Context, record: SandboxRecord, deadline: Deadline) -
     return Unit(f"sandbox {record.id}", (record.id,), tuple(desired.unique(resources)))
 
 
-# -- what is there -----------------------------------------------------------------------------------------------------------
+# -- what is there
+# -----------------------------------------------------------------------------------------------------------
 
 
 def observe(context: Context, wanted: Iterable[Resource], deadline: Deadline) -> dict[Identity, Observed]:

@@ -1,7 +1,8 @@
 """After a crash, and after a boot: verbs that were left half-done are undone or finished, by whoever comes next.
 
-An intent is half-done exactly when its locks can be taken: the kernel frees the locks of a dead process, and a paused one
-keeps them. Creations and joins are undone, leaves and deletions are finished, with the same functions that the verbs use.
+An intent is half-done exactly when its locks can be taken: the kernel frees the locks of a dead process, and a paused
+one keeps them. Creations and joins are undone, leaves and deletions are finished, with the same functions that the
+verbs use.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def recover(context: Context, deadline: Deadline) -> int:
         except DeadlineExceeded:
             raise
         except CnmError as error:
-            log.error("%s %s cannot be settled yet: %s", stored.record.verb, stored.record.operation[:12], error)
+            log.warning("%s %s cannot be settled yet: %s", stored.record.verb, stored.record.operation[:12], error)
     return settled
 
 
@@ -138,8 +139,8 @@ def _undo_attachment(context: Context, intent: Intent, deadline: Deadline) -> No
         return
     place = None if stored is None else stored.record.attachment
     if place is not None and place.operation != intent.operation:
-        # A join that was committed, or an attachment that is none of this verb's business: only the note is stale. A leave
-        # that never got as far as the endpoint's record has changed nothing either.
+        # A join that was committed, or an attachment that is none of this verb's business: only the note is stale. A
+        # leave that never got as far as the endpoint's record has changed nothing either.
         cleared = drop(keys.intent(intent.operation))
         presence = context.local.presence(intent.network_id, deadline)
         if intent.verb == "join" and presence is not None and presence.record.active and not presence.record.ready:

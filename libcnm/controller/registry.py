@@ -36,7 +36,7 @@ class Registry:
         with self._lock:
             if name not in self._drivers:
                 found: Any = _load(DRIVERS, "driver", name, Driver)
-                self._drivers[name] = _construct(name, found, lambda: found())
+                self._drivers[name] = _construct(name, found, found)
             return self._drivers[name]
 
     def ipam(self, name: str, facts: IpamFacts) -> IpamDriver:
@@ -73,7 +73,7 @@ def _load(group: str, kind: str, name: str, base: type) -> Any:
     ExtensionManager.ENTRY_POINT_CACHE[group] = points
     origin = next((point.dist.name for point in points if point.name == name and point.dist), None)
     try:
-        found = DriverManager(group, name, invoke_on_load=False).driver
+        found: Any = DriverManager(group, name, invoke_on_load=False).driver
     except NoMatches:
         raise NotFound(kind, name, hint=f"known: {', '.join(names(group))}") from None
     except MultipleMatches:

@@ -1,6 +1,8 @@
-"""Records in a store: typed reading and writing, and the search by name, id or id prefix. The only place that knows keys.
+"""Records in a store: typed reading and writing, and the search by name, id or id prefix. The only place that knows
+keys.
 
-The same code serves the host's own store and the cluster's. A transaction is built from small pieces (``put``, ``claim``,
+The same code serves the host's own store and the cluster's. A transaction is built from small pieces (``put``,
+``claim``,
 ``same``) that add up with ``+``.
 """
 
@@ -76,7 +78,8 @@ class Repository:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    # -- one record -----------------------------------------------------------------------------------------------------
+    # -- one record
+    # -----------------------------------------------------------------------------------------------------
 
     def read(self, cls: type[Record], key: str, deadline: Deadline) -> Stored[Record] | None:
         """The record at a key, or None; Corrupt when it is not one."""
@@ -112,7 +115,8 @@ class Repository:
         found = self.read(NameClaim, key, deadline)
         return None if found is None else found.record.holder
 
-    # -- many -----------------------------------------------------------------------------------------------------------
+    # -- many
+    # -----------------------------------------------------------------------------------------------------------
 
     def networks(self, deadline: Deadline) -> list[Stored[NetworkRecord]]:
         """All networks, those being made or deleted included."""
@@ -139,7 +143,9 @@ class Repository:
         return self._all(HostSetting, keys.HOST_SETTINGS, deadline)
 
     def attached(self, sandbox_id: str, deadline: Deadline) -> list[tuple[str, str, str]]:
-        """The ledger of a sandbox's attachments: ``(scope, network id, endpoint id)``; the endpoints' records decide."""
+        """The ledger of a sandbox's attachments: ``(scope, network id, endpoint id)``; the endpoints' records
+        decide.
+        """
         prefix = keys.attachments(sandbox_id)
         entries = self.store.list(prefix, deadline=deadline).entries
         return [keys.split_attachment(entry.key) for entry in entries]
@@ -147,7 +153,8 @@ class Repository:
     def _all(self, cls: type[Record], prefix: str, deadline: Deadline) -> list[Stored[Record]]:
         return [_stored(cls, entry) for entry in self.store.list(prefix, deadline=deadline).entries]
 
-    # -- writing --------------------------------------------------------------------------------------------------------
+    # -- writing
+    # --------------------------------------------------------------------------------------------------------
 
     def commit(self, transaction: Transaction, deadline: Deadline, *, durable: bool = True) -> Committed:
         """One transaction; see :meth:`libcnm.kv.base.Store.transact`."""

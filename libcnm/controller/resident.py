@@ -1,8 +1,9 @@
 """The resident: one process per installation that serves names, follows the stores, heals, and sweeps.
 
-Elected by a lock file, started by the first controller that needs one, gone shortly after the last sandbox. Verbs run in
-their callers' processes; a caller that has changed something says ``sync`` and gets its answer when the resident has taken
-in everything committed before. It keeps nothing that is not in the stores: killed, it is replaced by the next.
+Elected by a lock file, started by the first controller that needs one, gone shortly after the last sandbox. Verbs run
+in their callers' processes; a caller that has changed something says ``sync`` and gets its answer when the resident
+has taken in everything committed before. It keeps nothing that is not in the stores: killed, it is replaced by the
+next.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import stat
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from libcnm.controller.context import Context
@@ -53,7 +55,8 @@ class Resident:
         self._partial: dict[socket.socket, bytes] = {}
         self.healer = Healer(context, self._healed)
 
-    # -- life -----------------------------------------------------------------------------------------------------------
+    # -- life
+    # -----------------------------------------------------------------------------------------------------------
 
     def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until stopped or not needed any more. ``ready`` is called once requests are answered."""
@@ -81,10 +84,8 @@ class Resident:
 
     def _close(self, listener: socket.socket, threads: list[threading.Thread]) -> None:
         # The path goes first: whoever finds no socket starts a successor, who waits for our lock.
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(self._context.settings.paths.socket)
-        except FileNotFoundError:
-            pass
         self._stopping.set()
         listener.close()
         for connection in list(self._partial):
@@ -137,7 +138,9 @@ class Resident:
         return listener
 
     def _watch_guardian(self) -> None:
-        """A lab's resident ends with the lab, even when that was killed: a pidfd is readable once its process is gone."""
+        """A lab's resident ends with the lab, even when that was killed: a pidfd is readable once its process is
+        gone.
+        """
         guardian = self._context.settings.guardian
         if guardian is None:
             return
@@ -148,7 +151,8 @@ class Resident:
             return
         self._selector.register(self._guardian, selectors.EVENT_READ, lambda _: self._stopping.set())
 
-    # -- following ------------------------------------------------------------------------------------------------------
+    # -- following
+    # ------------------------------------------------------------------------------------------------------
 
     def _sync(self) -> None:
         """Take in everything that was committed before this call."""
@@ -196,23 +200,20 @@ class Resident:
     def _deadline(self) -> Deadline:
         return self._context.doors.clock.deadline(self._context.settings.timeout)
 
-    # -- requests ---------------------------------------------------------------------------------------------------------
+    # -- requests
+    # ---------------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         for key, _ in self._selector.select(0.25):
             key.data(key.fileobj)
 
     def _wake(self) -> None:
-        try:
+        with suppress(OSError):
             os.write(self._wake_out, b"\0")
-        except (BlockingIOError, OSError):
-            pass
 
     def _woken(self, descriptor: int) -> None:
-        try:
+        with suppress(BlockingIOError):
             os.read(descriptor, 4096)
-        except BlockingIOError:
-            pass
 
     def _accept(self, listener: socket.socket) -> None:
         try:

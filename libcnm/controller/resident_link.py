@@ -1,6 +1,7 @@
 """From a controller to its installation's resident: find it, start it when it is needed, tell it what changed.
 
-The resident's configuration travels over its standard input, never on its command line: a store's URL may hold a secret.
+The resident's configuration travels over its standard input, never on its command line: a store's URL may hold a
+secret.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def announcer(context: Context) -> Link:
 
 
 class InlineLink:
-    """No resident: the caller's own thread follows (peers, and names as far as ``resolve_name`` goes), or nobody does."""
+    """No resident: the caller's own thread follows (peers, and names as far as ``resolve_name`` goes), or nobody
+    does.
+    """
 
     def __init__(self, context: Context, *, follows: bool) -> None:
         from libcnm.controller.follower import Follower
@@ -168,7 +171,8 @@ class ProcessLink:
             options={"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log(), "env": _environment()},
         )
         with launcher:
-            assert launcher.stdin is not None and launcher.stdout is not None, "both are pipes"
+            assert launcher.stdin is not None
+            assert launcher.stdout is not None
             launcher.stdin.write(json.dumps(config).encode() + b"\n")
             launcher.stdin.close()
             said = _read_line(launcher.stdout.fileno(), deadline)

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 
 from libcnm.controller.context import Context, Settings
 from libcnm.controller.doors import Paths, open_doors
@@ -61,10 +62,8 @@ def main() -> int:
 
 def _say(word: str) -> None:
     """One word to whoever started us, who may have gone; then let go of its pipes and its folder."""
-    try:
+    with suppress(BrokenPipeError):
         os.write(1, word.encode() + b"\n")
-    except BrokenPipeError:
-        pass
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from libcnm.controller import sandbox_files
 from libcnm.controller import sandboxes as sandbox_verbs
 from libcnm.controller.endpoint import Endpoint
+from libcnm.controller.handles import SandboxHandle
 from libcnm.controller.sandboxes import SandboxSpec
 from libcnm.errors import Invalid, NotFound
 from libcnm.kernel.base import LinkStatistics
 from libcnm.model.addresses import IPAddress
-from libcnm.model.records import SandboxRecord
-
-if TYPE_CHECKING:
-    from libcnm.controller.calls import Calls
 
 
-class Sandbox:
+class Sandbox(SandboxHandle):
     """A container's network: a namespace and three files. A context manager: leaving the block deletes it."""
-
-    def __init__(self, calls: Calls, record: SandboxRecord) -> None:
-        self._calls = calls
-        self._record = record
 
     def __repr__(self) -> str:
         return f"<Sandbox of {self.container_id!r} {self.id[:12]}>"
@@ -44,20 +38,8 @@ class Sandbox:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with suppress(NotFound):  # somebody deleted it inside the block
             self.delete()
-        except NotFound:
-            pass  # somebody deleted it inside the block
-
-    @property
-    def id(self) -> str:
-        """64 hexadecimal digits."""
-        return self._record.id
-
-    @property
-    def container_id(self) -> str:
-        """The container that it belongs to."""
-        return self._record.container_id
 
     @property
     def hostname(self) -> str:

@@ -1,4 +1,6 @@
-"""A sandbox's ``hosts``, ``resolv.conf`` and ``hostname``: written in place from the records, so that a bind mount stays."""
+"""A sandbox's ``hosts``, ``resolv.conf`` and ``hostname``: written in place from the records, so that a bind mount
+stays.
+"""
 
 from __future__ import annotations
 

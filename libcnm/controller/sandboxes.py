@@ -177,10 +177,11 @@ def _abandon(context: Context, draft: SandboxRecord) -> None:
     try:
         finish_delete(context, draft, draft.operation, deadline)
     except CnmError as error:
-        context.log.error("sandbox %s could not be undone yet: %s", short(draft.id), error)
+        context.log.warning("sandbox %s could not be undone yet: %s", short(draft.id), error)
 
 
-# -- delete ----------------------------------------------------------------------------------------------------------------
+# -- delete
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def delete_sandbox(
@@ -188,7 +189,8 @@ def delete_sandbox(
 ) -> None:
     """Detach all its endpoints (and delete them, unless told to keep them), then remove the sandbox.
 
-    The endpoints' deletion follows libnetwork's Sandbox.Delete. A namespace that somebody has removed already is no error.
+    The endpoints' deletion follows libnetwork's Sandbox.Delete. A namespace that somebody has removed already is no
+    error.
     """
     for plug in context.plugs(record.id, deadline):
         network = plug.network.record
@@ -220,11 +222,14 @@ def finish_delete(context: Context, record: SandboxRecord, operation: str, deadl
     )
 
 
-# -- rename and refresh ----------------------------------------------------------------------------------------------------
+# -- rename and refresh
+# ----------------------------------------------------------------------------------------------------
 
 
 def rename(context: Context, record: SandboxRecord, hostname: str, deadline: Deadline) -> SandboxRecord:
-    """Give the sandbox another host name; its files follow, and its endpoints' names do (libnetwork's Sandbox.Rename)."""
+    """Give the sandbox another host name; its files follow, and its endpoints' names do (libnetwork's
+    Sandbox.Rename).
+    """
     return refresh(context, record, deadline, hostname=check_hostname(hostname))
 
 

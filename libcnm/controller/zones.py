@@ -52,7 +52,9 @@ def view(
 
 
 def upstreams(files: Files, record: SandboxRecord) -> tuple[Upstream, ...]:
-    """Whom a sandbox's resolver asks: the servers it was given, from its own namespace; else the host's, from the host."""
+    """Whom a sandbox's resolver asks: the servers it was given, from its own namespace; else the host's, from the
+    host.
+    """
     if record.dns:
         return tuple(Upstream(ipaddress.ip_address(server), via="sandbox") for server in record.dns)
     text = files.read(HOST_RESOLV_CONF) or ""

@@ -32,9 +32,7 @@ class Reply:
     def __init__(
         self, head: bytes, records: bytes, opt: bytes, *, step: int = 0, window: int = 0, start: int = 0
     ) -> None:
-        """``records`` of ``step`` octets each take turns, ``window`` octets of them at a time; no ``step``: they
-        stand.
-        """
+        """``records`` of ``step`` octets each take turns, ``window`` octets at a time; without ``step`` they stand."""
         self._head = head
         self._opt = opt
         self._step = step

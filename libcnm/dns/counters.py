@@ -1,6 +1,4 @@
-"""What the DNS server counts. The DNS thread alone writes; others read copies, each number true at some recent
-instant.
-"""
+"""What the DNS server counts. The DNS thread alone writes; others read copies."""
 
 from __future__ import annotations
 

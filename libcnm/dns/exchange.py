@@ -70,9 +70,7 @@ class Exchange(ABC):
         self._timer: Timer | None = None
 
     def start(self, sock: socket.socket, upstream: Upstream, seconds: float) -> None:
-        """Take over ``sock``, ask, and wait ``seconds`` at most. Raises OSError, with the socket closed, if that
-        fails at once.
-        """
+        """Take over ``sock``, ask, wait ``seconds`` at most. Raises OSError, the socket closed, if it fails at once."""
         self._sock = sock
         self._timer = self._loop.after(seconds, lambda: self._finish(Failure.SILENT))
         try:
@@ -183,9 +181,7 @@ class StreamExchange(Exchange):
 
 
 def bind_randomly(sock: socket.socket, below: Callable[[int], int]) -> None:
-    """Bind to a port drawn from 1024–65535; taken and forbidden ones are drawn again. Raises OSError when none would
-    do.
-    """
+    """Bind to a port drawn from 1024–65535; taken and forbidden ones are drawn again. Raises OSError in the end."""
     wildcard = "0.0.0.0"
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -39,9 +39,7 @@ _TRY_NEXT = (Rcode.SERVFAIL, Rcode.REFUSED)
 
 @attrs.frozen
 class Waiter:
-    """A client that waits. ``octets`` is the largest message it takes; ``deliver`` gets the whole message, exactly
-    once.
-    """
+    """A client that waits. ``octets`` is the largest message it takes; ``deliver`` gets the message, exactly once."""
 
     question: Question
     octets: int
@@ -71,9 +69,7 @@ class _Forward:
 
 
 class Forwarder:
-    """All forwards of all sandboxes. ``below(n)`` draws from [0, n) and must be unpredictable
-    (``secrets.randbelow``).
-    """
+    """All forwards of all sandboxes. ``below(n)`` draws from [0, n), unpredictably (``secrets.randbelow``)."""
 
     def __init__(self, loop: Loop, counters: Counters, below: Callable[[int], int], open_socket: OpenSocket) -> None:
         self._loop = loop

@@ -13,7 +13,6 @@ import re
 from libcnm.errors import Invalid
 from libcnm.model.addresses import IPNetwork
 
-LABEL_OCTETS = 63
 NAME_OCTETS = 255
 """RFC 1035 2.3.4; the length octets and the root's zero count."""
 
@@ -29,9 +28,7 @@ def normal(name: str) -> str:
 
 
 def encodable(name: str) -> bool:
-    """True when ``name`` can be said in DNS: labels of 1 to 63 octets, 255 in all. The root cannot be an endpoint's
-    name.
-    """
+    """True when ``name`` can be said in DNS: labels of 1 to 63 octets, 255 in all. The root is nobody's name."""
     return 0 < len(name) <= NAME_OCTETS - 2 and all(map(_LABEL.fullmatch, name.split(".")))
 
 

@@ -39,9 +39,7 @@ class Responder:
         self._counters = Counters() if counters is None else counters
 
     def respond(self, view: SandboxView, question: Question, octets: int) -> tuple[Reply | None, bool]:
-        """The reply of at most ``octets`` octets (None: ask upstream), and whether it may be kept under the zones'
-        stamp.
-        """
+        """The reply of at most ``octets`` octets (None: ask upstream), and whether it may be kept."""
         known = lookup(view, question.name, question.type)
         ours = isinstance(known, Answer) and known.authoritative
         if not ours:

@@ -1,10 +1,12 @@
-"""One sandbox's part of the server: its two sockets, its view, its cache, its TCP connections. On the DNS thread
-only.
+"""One sandbox's part of the server: its two sockets, view, cache and TCP connections. On the DNS thread only.
+
+Decides whose turn it is and what is kept; knows neither names nor message formats. Over UDP a sandbox that floods has a
+few replies' worth of the thread at a time; over TCP it has a quota of connections (RFC 7766 6.2.2), the idlest of which
+makes room.
 """
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import Hashable
 from functools import partial
@@ -25,18 +27,14 @@ from libcnm.model import limits
 UDP_QUERY_OCTETS = 4096
 """What a query over UDP may have; the rest of a longer one is cut off, and then it is malformed."""
 _DATAGRAMS_PER_EVENT = 32
+"""Then it is the next sandbox's turn."""
 _PARSED_COUNTS_AS = 8
-"""Then it is the next sandbox's turn: one that floods delays another by this many kept replies, or by four made anew.
-"""
+"""What a query that is not in the cache takes of them; it takes about as many times as long."""
 _ACCEPTS_PER_EVENT = 16
 _LISTEN_BACKLOG = 128
 _ACCEPT_PAUSE_SECONDS = 0.2
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
 _TCP_KEY = b"tcp"
-"""Before the key of a reply without the limits of UDP. A key of UDP begins with the flags, whose first octet is below
-8.
-"""
+"""Before the key of a reply over TCP. One over UDP begins with the flags, whose first octet is below 8."""
 
 _Peer = tuple[object, ...]
 
@@ -91,9 +89,10 @@ class SandboxService:
     def close(self) -> None:
         """Stop serving: no reply leaves after this."""
         self._closed = True
-        self._shared.forwarder.cancel(self.sandbox_id)
+        # The connections first: one that gets a SERVFAIL from the forwarder might ask the next thing.
         for connection in list(self.connections):
             connection.close()
+        self._shared.forwarder.cancel(self.sandbox_id)
         for sock in (self._udp, self._tcp):
             self._loop.forget(sock)
             sock.close()
@@ -182,14 +181,14 @@ class SandboxService:
                 sock, _ = self._tcp.accept()
             except BlockingIOError:
                 return
-            except OSError as error:
-                if error.errno in _OUT_OF_RESOURCES:
-                    # The listener stays readable: without a pause the thread would spin until somebody lets go.
-                    self._make_room()
-                    self._loop.forget(self._tcp)
-                    self._loop.after(_ACCEPT_PAUSE_SECONDS, self._accept_again)
-                    return
+            except ConnectionAbortedError:
                 continue
+            except OSError:
+                # Mostly no descriptor is left. The listener stays readable: without a pause the thread would spin.
+                self._make_room()
+                self._loop.forget(self._tcp)
+                self._loop.after(_ACCEPT_PAUSE_SECONDS, self._accept_again)
+                return
             if len(self.connections) >= limits.DNS_TCP_CONNECTIONS and not self._make_room():
                 sock.close()
                 continue

@@ -19,8 +19,8 @@ from libcnm.dns.question import HEADER_OCTETS
 IDLE_SECONDS = 10.0
 TOTAL_SECONDS = 120.0
 QUERY_OCTETS = 4096
-"""The longest query accepted: a name, a type and some options; a longer one ends the connection, and so
-does one that is shorter than a header: octets without sense must not keep it alive."""
+"""The longest query accepted: a name, a type and some options. A longer one ends the connection, and so does one that
+is shorter than a header: octets without sense must not keep it alive."""
 _READ_OCTETS = 512
 """Some 20 queries: well below a millisecond of the thread."""
 _UNREAD_OCTETS = 64 * 1024
@@ -31,9 +31,7 @@ Answering = Callable[["Connection", bytes], None]
 
 
 class Connection:
-    """``on_query`` gets each whole message and calls :meth:`send` once for it, at once or later; ``on_close`` is told
-    once.
-    """
+    """``on_query`` gets each whole message, and calls :meth:`send` or :meth:`skip` once for it, at once or later."""
 
     def __init__(
         self,

@@ -59,9 +59,7 @@ class _Entry:
 
 
 class NetworkZone:
-    """The table of one network. ``put`` and ``remove`` cost O(names of that record), whatever the number of
-    endpoints.
-    """
+    """The table of one network. ``put`` and ``remove`` cost O(names of that record), however many endpoints it has."""
 
     def __init__(self, network_id: str, network_name: str, subnets: tuple[IPNetwork, ...] = ()) -> None:
         self.network_id = network_id

@@ -1,8 +1,9 @@
-"""The bridge driver: one Linux bridge per network on one host, veth pairs to its sandboxes, the way out through the host.
+"""The bridge driver: one Linux bridge per network on one host, veth pairs to its sandboxes, the way out through the
+host.
 
-A pure function from records to resources; what the firewall's elements mean is :mod:`libcnm.kernel.firewall`'s. Behaviour
-and option names follow libnetwork's bridge driver (``drivers/bridge``), with these differences: published ports bind to
-loopback unless told otherwise, isolation also holds without nftables, and IPv6 is treated as IPv4 is.
+A pure function from records to resources; what the firewall's elements mean is :mod:`libcnm.kernel.firewall`'s.
+Behaviour and option names follow libnetwork's bridge driver (``drivers/bridge``), with these differences: published
+ports bind to loopback unless told otherwise, isolation also holds without nftables, and IPv6 is treated as IPv4 is.
 """
 
 from __future__ import annotations
@@ -24,16 +25,9 @@ _OPTIONS = {
     options.MTU: options.mtu,
     options.BRIDGE_ICC: options.boolean,
     options.BRIDGE_MASQUERADE: options.boolean,
-    options.BRIDGE_HOST_BINDING: lambda label, value: _host_address(label, value),
+    options.BRIDGE_HOST_BINDING: options.ipv4_address,
     options.INTERFACE_PREFIX: options.interface_prefix,
 }
-
-
-def _host_address(label: str, value: str) -> IPAddress:
-    try:
-        return ipaddress.IPv4Address(value)
-    except ValueError:
-        raise Invalid(f"options[{label}]", value, "is not an IPv4 address") from None
 
 
 class BridgeDriver(Driver):

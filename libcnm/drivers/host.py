@@ -1,4 +1,6 @@
-"""The host driver: sandboxes that share the host's own network namespace. Nothing is made; the host is never touched."""
+"""The host driver: sandboxes that share the host's own network namespace. Nothing is made; the host is never
+touched.
+"""
 
 from __future__ import annotations
 

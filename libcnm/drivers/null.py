@@ -1,4 +1,6 @@
-"""The null driver: a network with nothing in it, for ``--net=none``. A sandbox on it has its loopback interface only."""
+"""The null driver: a network with nothing in it, for ``--net=none``. A sandbox on it has its loopback interface
+only.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The overlay driver: one layer-2 segment across hosts, over VXLAN (RFC 7348).
 
-On each host where an endpoint is attached, the network has a namespace of its own, ``<epoch>-<first 10 of its id>``, with
-a bridge ``br0`` (which holds the gateway addresses), a VXLAN device ``vxlan1`` and one port per local endpoint. The
-remote endpoints of the store's table are static forwarding and neighbour rows on ``vxlan1``: they are state, the device
-learns nothing. Broadcast is answered locally (ARP, neighbour discovery) or not carried.
+On each host where an endpoint is attached, the network has a namespace of its own, ``<epoch>-<first 10 of its id>``,
+with a bridge ``br0`` (which holds the gateway addresses), a VXLAN device ``vxlan1`` and one port per local endpoint.
+The remote endpoints of the store's table are static forwarding and neighbour rows on ``vxlan1``: they are state, the
+device learns nothing. Broadcast is answered locally (ARP, neighbour discovery) or not carried.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ from libcnm.model.resource import Resource
 BRIDGE: Final = "br0"
 DEVICE: Final = "vxlan1"
 
+
+def _no_encryption(label: str, value: str) -> None:
+    # Plain text under the name of encryption is worse than an error (CVE-2023-28841), whatever the option's value.
+    raise NotSupported(
+        f"{label}={value}: overlay encryption is not available: this libcnm cannot set up IPsec",
+        hint="leave the option out and keep the underlay private",
+    )
+
+
 _OPTIONS = {
     options.MTU: options.mtu,
     options.OVERLAY_VNIS: options.vni,
-    options.OVERLAY_ENCRYPTED: lambda label, value: _no_encryption(),
+    options.OVERLAY_ENCRYPTED: _no_encryption,
     options.INTERFACE_PREFIX: options.interface_prefix,
 }
-
-
-def _no_encryption() -> None:
-    # Plain text under the name of encryption is worse than an error (CVE-2023-28841), whatever the option's value.
-    raise NotSupported(
-        "overlay encryption is not available: this libcnm cannot set up IPsec",
-        hint="leave the option out and keep the underlay private",
-    )
 
 
 class OverlayDriver(Driver):
@@ -117,7 +118,9 @@ class OverlayDriver(Driver):
         return prefix
 
     def _mtu(self, host: HostFacts, network: NetworkRecord) -> int:
-        """The underlay's MTU less the encapsulation; an explicit one is refused, with the arithmetic, when it cannot fit."""
+        """The underlay's MTU less the encapsulation; an explicit one is refused, with the arithmetic, when it
+        cannot fit.
+        """
         ipv6 = host.vtep is not None and host.vtep.version == 6
         overhead = limits.VXLAN_OVERHEAD_IPV6 if ipv6 else limits.VXLAN_OVERHEAD_IPV4
         most = host.underlay_mtu - overhead

@@ -23,6 +23,7 @@ from libcnm.ipam.pools import DefaultPool, Taken
 from libcnm.kv.base import Absent, Compare, Entry, Put, Transaction, VersionIs, Write
 from libcnm.model import limits
 from libcnm.model.addresses import IPAddress, IPNetwork, overlaps
+from libcnm.model.options import boolean
 
 SERIAL: Final = "com.docker.network.ipam.serial"
 """libnetwork's switch for "do not reuse an address at once". Accepted; this IPAM never does, so it changes nothing."""
@@ -47,8 +48,7 @@ def check_requests(requests: Sequence[PoolRequest]) -> None:
                 raise Invalid(
                     "ipam option", option, "is not known", hint=f"known are {SERIAL} and {ALLOW_HOST_OVERLAP}"
                 )
-            if value not in ("true", "false"):
-                raise Invalid(f"ipam option {option}", value, "is neither 'true' nor 'false'")
+            boolean(option, value)
 
 
 class Claims:
@@ -134,7 +134,7 @@ class Claims:
                 raise AlreadyExists(
                     "pool", str(block), holder=_network(claim.id, claim.block), hint="choose another subnet"
                 )
-        if request.options.get(ALLOW_HOST_OVERLAP) != "true":
+        if not boolean(ALLOW_HOST_OVERLAP, request.options.get(ALLOW_HOST_OVERLAP, "false")):
             for avoid in _avoided(request, block.version):
                 if avoid.on_link and overlaps(block, avoid.block):
                     raise AlreadyExists(

@@ -178,13 +178,13 @@ def read_one(machine: Machine, wanted: Resource) -> Observed | None:
     found = (one for one in read_space(machine, ns, type(wanted)) if one.resource.identity == wanted.identity)
     observed = next(found, None)
     if observed is None and isinstance(wanted, Route):
-        return _connected_as_route(space, wanted)
+        return _connected_as_route(space, wanted, machine.whole(ns))
     return observed
 
 
-def _connected_as_route(space: Space, wanted: Route) -> Observed | None:
+def _connected_as_route(space: Space, wanted: Route, whole: bool) -> Observed | None:
     for hop in connected(space):
         route = Route(wanted.ns, hop.destination, space.links[hop.link].name, metric=hop.metric)
         if route.identity == wanted.identity:
-            return Observed(route, ours=False)
+            return Observed(route, whole)
     return None

@@ -46,7 +46,7 @@ def _check_v6(space: Space, link: Link, interface: IPInterface, subject: str) ->
 
 
 def delete_address(space: Space, address: Address, subject: str) -> None:
-    """The last IPv4 address takes every IPv4 route of its link along, a primary one its secondaries (probed)."""
+    """The last IPv4 address takes the IPv4 routes and neighbours of its link along, a primary one its secondaries."""
     link = space.link(address.link, subject)
     held = (link.index, address.address)
     if held not in space.addresses:
@@ -59,6 +59,8 @@ def delete_address(space: Space, address: Address, subject: str) -> None:
         _delete_secondaries(space, link, address.address)
     if not any(index == link.index and interface.version == 4 for index, interface in space.addresses):
         forget_routes(space, link, 4)
+        for there in [there for there in space.neighbours if there[0] == link.index and there[1].version == 4]:
+            del space.neighbours[there]
 
 
 _PROMOTE_ALL = "net/ipv4/conf/all/promote_secondaries"

@@ -79,7 +79,9 @@ class KernelEvents(ABC):
 
 
 class Kernel(ABC):
-    """One host's kernel, as seen from one installation. Thread-safe. ``boot_id`` changes with every boot of the host."""
+    """One host's kernel, as seen from one installation. Thread-safe. ``boot_id`` changes with every boot of the
+    host.
+    """
 
     boot_id: str
     on_effect: Effect
@@ -90,9 +92,10 @@ class Kernel(ABC):
     def apply(self, changes: Sequence[Change], *, deadline: Deadline) -> tuple[KernelError | None, ...]:
         """Make the changes in the given order, in as few sends as the order allows; one outcome each.
 
-        A refusal does not stop the rest. ``add`` refuses what exists (EEXIST), except neighbours, fdb rows and sysctls, which
-        are replaced; ``delete`` of what is not there is ENOENT (a link: ENODEV). Deleted links are parked: out of use and out
-        of name at once, gone after :meth:`sweep`. Raises only DeadlineExceeded and Unavailable (the door itself failed).
+        A refusal does not stop the rest. ``add`` refuses what exists (EEXIST), except neighbours, fdb rows and
+        sysctls, which are replaced; ``delete`` of what is not there is ENOENT (a link: ENODEV). Deleted links are
+        parked: out of use and out of name at once, gone after :meth:`sweep`. Raises only DeadlineExceeded and
+        Unavailable (the door itself failed).
         """
 
     @abstractmethod
@@ -107,10 +110,10 @@ class Kernel(ABC):
     ) -> tuple[Observed, ...]:
         """Everything of those kinds (default: all of ours) in those namespaces, except the kernel's own rows.
 
-        The kernel's own: link-local addresses it made itself, routes of protocol kernel, local tables, a device's own FDB and
-        multicast rows, neighbours that are not permanent. A namespace that is not there yields nothing. ``Namespace``
-        resources of all pinned namespaces are read when ``""`` is among the namespaces. Sysctls are not listed (there are
-        thousands): :meth:`read_one` reads one.
+        The kernel's own: link-local addresses it made itself, routes of protocol kernel, local tables, a device's own
+        FDB and multicast rows, neighbours that are not permanent. A namespace that is not there yields nothing.
+        ``Namespace`` resources of all pinned namespaces are read when ``""`` is among the namespaces. Sysctls are not
+        listed (there are thousands): :meth:`read_one` reads one.
         """
 
     @abstractmethod
@@ -131,8 +134,9 @@ class Kernel(ABC):
 
     @abstractmethod
     def host_networks(self) -> tuple[tuple[IPNetwork, str], ...]:
-        """Blocks that the host reaches by itself, and how in words: on-link networks and routes (not the default routes,
-        not what is ours)."""
+        """Blocks that the host reaches by itself, and how in words: on-link networks and routes (not the default
+        routes, not what is ours).
+        """
 
     @abstractmethod
     def mtu_towards(self, address: IPAddress) -> int:
@@ -150,19 +154,23 @@ class Kernel(ABC):
     def events(self) -> KernelEvents:
         """A new subscription, following nothing yet."""
 
-    # -- acting inside a namespace ---------------------------------------------------------------------------------------
+    # -- acting inside a namespace
+    # ---------------------------------------------------------------------------------------
 
     @abstractmethod
     def open_socket(self, ns: str, family: int, kind: int) -> socket.socket:
-        """A fresh socket that belongs to the namespace (not bound, not connected). NotFound when the namespace is gone."""
+        """A fresh socket that belongs to the namespace (not bound, not connected). NotFound when the namespace is
+        gone.
+        """
 
     @abstractmethod
     def spawn(
         self, argv: Sequence[str], ns: str, *, files: Mapping[str, str], options: Mapping[str, object]
     ) -> subprocess.Popen[bytes]:
         """Start a process inside a namespace; ``files`` (path there -> file here) are shown to it in a private mount
-        namespace, where both exist. In the host's own namespace and without files it shares the host's mounts. ``options``
-        go to :class:`subprocess.Popen`."""
+        namespace, where both exist. In the host's own namespace and without files it shares the host's mounts.
+        ``options`` go to :class:`subprocess.Popen`.
+        """
 
     @abstractmethod
     def close(self) -> None:

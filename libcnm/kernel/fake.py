@@ -22,7 +22,7 @@ import attrs
 from libcnm.errors import Invalid, KernelError, NotFound, NotSupported
 from libcnm.kernel import _fake_apply, _fake_host, _fake_links, _fake_read, _fake_routing
 from libcnm.kernel._fake_events import FakeEvents
-from libcnm.kernel._fake_state import HOST_INODE, NSFS_DEVICE, Machine, Row, Space
+from libcnm.kernel._fake_state import HOST_INODE, NSFS_DEVICE, Machine, Row, Space, Table
 from libcnm.kernel.base import (
     Effect,
     Kernel,
@@ -32,7 +32,7 @@ from libcnm.kernel.base import (
     NamespaceId,
     no_effect_hook,
 )
-from libcnm.kernel.resources import Address, Interface, Namespace, Route
+from libcnm.kernel.resources import Address, FirewallTable, Interface, Namespace, Route
 from libcnm.model.addresses import IPAddress, IPNetwork
 from libcnm.model.deadline import Deadline
 from libcnm.model.resource import Change, Identity, Observed, Resource
@@ -336,6 +336,13 @@ class FakeKernel(Kernel):
             elif isinstance(found, Interface) or not _forget_row(space, found):
                 self._one(step)
             self._announce(events)
+
+    def vandalise_table(self, table: FirewallTable) -> None:
+        """The table is of that version now (another libcnm's, or damaged); its elements stay."""
+        with self._lock:
+            space = self._machine.need(table.ns, table.name)
+            space.tables.setdefault(table.name, Table(table.version)).version = table.version
+            self._announce({KernelEvent(table.ns, "firewall")})
 
     def flush_firewall(self, ns: str = "") -> None:
         """Somebody runs ``nft flush ruleset``."""

@@ -89,11 +89,13 @@ class Bridge(Resource):
 
 @attrs.frozen
 class Veth(Resource):
-    """A pair: ``name`` in ``ns``, up, a port of ``master``; its peer in ``peer_ns`` (an :class:`Interface` brings that up).
+    """A pair: ``name`` in ``ns``, up, a port of ``master``; its peer in ``peer_ns`` (an :class:`Interface` brings
+    that up).
 
-    Equivalent to: ``ip link add NAME address MAC mtu MTU group GROUP type veth peer name PEER netns NS address MAC``, then
-    ``ip link set NAME master BRIDGE up``. Deleting it parks both ends at once and removes them in a later sweep, because
-    the kernel takes 20 ms to delete a link.
+    Equivalent to: ``ip link add NAME address MAC mtu MTU group GROUP type veth peer name PEER netns NS address MAC``,
+    then
+    ``ip link set NAME master BRIDGE up``. Deleting it parks both ends at once and removes them in a later sweep,
+    because the kernel takes 20 ms to delete a link.
     """
 
     kind: ClassVar[str] = "veth"
@@ -127,7 +129,8 @@ class Veth(Resource):
 
 @attrs.frozen
 class Vxlan(Resource):
-    """A VXLAN device in ``ns`` whose UDP socket lives in the host's namespace; no learning, ARP and ND answered by proxy.
+    """A VXLAN device in ``ns`` whose UDP socket lives in the host's namespace; no learning, ARP and ND answered by
+    proxy.
 
     Equivalent to: ``ip link add NAME netns NS address MAC mtu MTU type vxlan id VNI local VTEP dstport PORT nolearning
     proxy``, then ``ip -n NS link set NAME master BRIDGE up``. RFC 7348.
@@ -178,7 +181,8 @@ class _OnLink(Resource):
 
 @attrs.frozen
 class Interface(_OnLink):
-    """The state of a link that is there anyway: ``lo``, or the inner end of a :class:`Veth`: up, no automatic addresses.
+    """The state of a link that is there anyway: ``lo``, or the inner end of a :class:`Veth`: up, no automatic
+    addresses.
 
     Equivalent to: ``ip link set NAME up addrgenmode none``. Deleting it sets the link down.
     """
@@ -277,8 +281,9 @@ class Rule(Resource):
 
 @attrs.frozen
 class Neighbour(_OnLink):
-    """A permanent neighbour: ``address`` is at ``mac``. Equivalent to: ``ip neigh replace ADDRESS lladdr MAC dev LINK nud
-    permanent``."""
+    """A permanent neighbour: ``address`` is at ``mac``. Equivalent to: ``ip neigh replace ADDRESS lladdr MAC dev LINK
+    nud permanent``.
+    """
 
     kind: ClassVar[str] = "neighbour"
     address: IPAddress
@@ -308,7 +313,8 @@ class Fdb(_OnLink):
 @attrs.frozen
 class Sysctl(Resource):
     """A kernel setting. ``link`` names the link that must be there first, if it is one link's. Deleting it writes
-    ``restore`` (None: leaves it as it is). Equivalent to: ``sysctl -w KEY=VALUE`` with slashes, below ``/proc/sys``."""
+    ``restore`` (None: leaves it as it is). Equivalent to: ``sysctl -w KEY=VALUE`` with slashes, below ``/proc/sys``.
+    """
 
     kind: ClassVar[str] = "sysctl"
     ns: str
@@ -333,7 +339,8 @@ class Sysctl(Resource):
 
 @attrs.frozen
 class FirewallTable(Resource):
-    """The structure of our nftables table (chains, rules, empty sets and maps), defined in :mod:`libcnm.kernel.firewall`.
+    """The structure of our nftables table (chains, rules, empty sets and maps), defined in
+    :mod:`libcnm.kernel.firewall`.
 
     ``version`` names the structure; a table of another version is replaced as a whole in one batch. Equivalent to:
     ``nft -f`` of the golden file.
@@ -363,7 +370,9 @@ KeyPart = str | int | IPAddress | IPNetwork
 
 @attrs.frozen
 class FirewallElement(Resource):
-    """One element of a set (``data`` empty) or map of our table. Equivalent to: ``nft add element inet TABLE SET {...}``."""
+    """One element of a set (``data`` empty) or map of our table. Equivalent to: ``nft add element inet TABLE SET
+    {...}``.
+    """
 
     kind: ClassVar[str] = "firewall-element"
     fixed: ClassVar[frozenset[str]] = frozenset({"data"})

@@ -1,1 +1,3 @@
-"""The door to state: one contract (:mod:`~libcnm.kv.base`), several stores. Knows keys and bytes, never what they mean."""
+"""The door to state: one contract (:mod:`~libcnm.kv.base`), several stores. Knows keys and bytes, never what they
+mean.
+"""

@@ -51,8 +51,8 @@ class Lab:
     """Simulated hosts that share an underlay and a cluster store. A context manager; leaving the block leaves nothing.
 
     ``hosts``: their names, or how many (``lab-vm-1`` and so on). ``subnet`` (and ``subnet6``): the underlay's
-    addresses, the first host has the eleventh; with no IPv4 subnet (None) hosts advertise IPv6. ``mtu`` in octets. ``store``: what
-    the hosts share: ``"sqlite"`` for a file in the lab's folder, or a store's URL.
+    addresses, the first host has the eleventh; without IPv4 (None) hosts advertise IPv6. ``mtu`` in octets. ``store``:
+    what the hosts share: ``"sqlite"`` for a file in the lab's folder, or a store's URL.
 
     Raises Invalid, NotSupported (without privilege: see :func:`~libcnm.lab.ensure_privileges`), KernelError.
     """
@@ -195,9 +195,9 @@ class Lab:
             _delete(cnm, cnm.sandboxes, deadline)
         for cnm in controllers:
             _delete(cnm, cnm.networks, deadline)
-        for host in used:
-            if not processes.stop_resident(Paths(host.state_dir, host.run_dir).socket, deadline):
-                log.warning("the resident of %s does not end; it will be killed", host.name)
+        sockets = [Paths(host.state_dir, host.run_dir).socket for host in used]
+        for path in processes.stop_residents(sockets, deadline):
+            log.warning("the resident at %s does not end; it will be killed", path)
 
     def _end_processes(self) -> None:
         left = processes.end_all(self._territory, SystemClock().deadline(_SURE_SECONDS))

@@ -12,7 +12,7 @@ import select
 import signal
 import socket
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import attrs
 
@@ -53,21 +53,20 @@ def key_of(descriptor: int) -> NamespaceKey:
     return status.st_dev, status.st_ino
 
 
-def stop_resident(path: str, deadline: Deadline) -> bool:
-    """Ask the resident that listens at ``path`` to end, and wait until its process has; False when it did not.
-
-    True also when there is none.
-    """
-    connection = connect(path)
-    if connection is None:
-        return True
-    with connection:
-        pid = _ask(connection, "statistics", deadline).get("pid")
-        if not isinstance(pid, int):
-            return False
-        with _handle(pid) as handle:
-            _ask(connection, "stop", deadline)
-            return handle is None or _ended(handle, deadline)
+def stop_residents(sockets: Collection[str], deadline: Deadline) -> list[str]:
+    """Ask the resident that listens at each path to end, and wait until all have; the paths of those that did not."""
+    with ExitStack() as stack:
+        asked = []
+        for path in sockets:
+            connection = connect(path)
+            if connection is None:
+                continue  # there is none, or it is at the end of its own
+            with connection:
+                pid = _ask(connection, "statistics", deadline).get("pid")
+                handle = stack.enter_context(_handle(pid)) if isinstance(pid, int) else None
+                _ask(connection, "stop", deadline)
+            asked.append((path, handle))
+        return [path for path, handle in asked if handle is None or not _ended(handle, deadline)]
 
 
 def _ask(connection: socket.socket, operation: str, deadline: Deadline) -> dict[str, object]:

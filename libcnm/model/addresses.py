@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import attrs
 
@@ -73,11 +73,12 @@ def link_local_from_mac(mac: str) -> ipaddress.IPv6Address:
     return ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + host)
 
 
-def _pool_or_none(field: str) -> Callable[[str | IPNetwork | None], IPNetwork | None]:
-    def convert(value: str | IPNetwork | None) -> IPNetwork | None:
-        return None if value is None else parse_pool(value, field)
+def _subnet_or_none(value: str | IPNetwork | None) -> IPNetwork | None:
+    return None if value is None else parse_pool(value, "subnet")
 
-    return convert
+
+def _range_or_none(value: str | IPNetwork | None) -> IPNetwork | None:
+    return None if value is None else parse_pool(value, "range")
 
 
 def _gateway_or_none(value: str | IPAddress | None) -> IPAddress | None:
@@ -96,8 +97,8 @@ class Subnet:
     bits, on a range outside the pool, on a gateway or auxiliary address outside the pool, on mixed families.
     """
 
-    pool: IPNetwork | None = attrs.field(default=None, converter=_pool_or_none("subnet"))
-    range: IPNetwork | None = attrs.field(default=None, kw_only=True, converter=_pool_or_none("range"))
+    pool: IPNetwork | None = attrs.field(default=None, converter=_subnet_or_none)
+    range: IPNetwork | None = attrs.field(default=None, kw_only=True, converter=_range_or_none)
     gateway: IPAddress | None = attrs.field(default=None, kw_only=True, converter=_gateway_or_none)
     aux: Mapping[str, IPAddress] = attrs.field(factory=dict, kw_only=True, converter=_aux_addresses)
     version: int = attrs.field(default=0, kw_only=True)

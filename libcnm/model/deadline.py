@@ -1,4 +1,6 @@
-"""A time budget that a verb shares out to the store, the driver and the kernel. Monotonic; it reads a clock it is given."""
+"""A time budget that a verb shares out to the store, the driver and the kernel. Monotonic; it reads a clock it is
+given.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ ID_HEX_DIGITS = 64
 
 
 def check_name(value: str, field: str = "name") -> str:
-    """moby's pattern for names; raises :class:`~libcnm.errors.Invalid`."""
+    """Moby's pattern for names; raises :class:`~libcnm.errors.Invalid`."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise Invalid(
             field,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address
 from typing import Any, Final
 
 from libcnm.errors import Invalid
@@ -43,6 +44,14 @@ def integer(label: str, value: str, low: int, high: int) -> int:
     if not value.isascii() or not value.isdigit() or not low <= int(value[:12]) <= high:
         raise Invalid(f"options[{label}]", value, f"is not an integer between {low} and {high}")
     return int(value)
+
+
+def ipv4_address(label: str, value: str) -> IPv4Address:
+    """An IPv4 address."""
+    try:
+        return IPv4Address(value)
+    except ValueError:
+        raise Invalid(f"options[{label}]", value, "is not an IPv4 address") from None
 
 
 def interface_prefix(label: str, value: str) -> str:

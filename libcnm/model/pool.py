@@ -11,7 +11,9 @@ from libcnm.model.addresses import IPAddress, IPNetwork
 
 @attrs.frozen
 class Pool:
-    """``id`` scopes the pool's address keys and is never used again; ``range`` is the part that addresses are taken from."""
+    """``id`` scopes the pool's address keys and is never used again; ``range`` is the part that addresses are taken
+    from.
+    """
 
     id: str
     space: str

@@ -38,7 +38,7 @@ class Port:
     def of(cls, value: str | int | Port) -> Port:
         """Docker's ``[[ADDRESS:]HOST_PORT:]PORT[/PROTOCOL]``; raises Invalid, or NotSupported for ranges and sctp."""
         if isinstance(value, Port):
-            return value._checked()
+            return value
         text = str(value)
         match = _SPEC.fullmatch(text)
         if match is None:
@@ -52,14 +52,13 @@ class Port:
         address = parse_address(host.strip("[]"), "port address") if host else None
         port = _number(text, match["port"])
         host_port = _number(text, match["published"]) if match["published"] else 0
-        return cls(port, host_port, "tcp" if protocol == "tcp" else "udp", address)._checked()
+        return cls(port, host_port, "tcp" if protocol == "tcp" else "udp", address)
 
-    def _checked(self) -> Port:
+    def __attrs_post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
             raise Invalid("port", self.port, "is not between 1 and 65535")
         if not 0 <= self.host_port <= 65535:
             raise Invalid("host port", self.host_port, "is not between 0 and 65535")
-        return self
 
     def __str__(self) -> str:
         host = ""

@@ -1,4 +1,5 @@
-"""The records that are stored: exactly the fields, no behaviour. :mod:`libcnm.model.codec` writes and reads them as JSON.
+"""The records that are stored: exactly the fields, no behaviour. :mod:`libcnm.model.codec` writes and reads them as
+JSON.
 
 Durable: networks, endpoints, claims. Scoped to one boot of one host: sandboxes, attachments, intents.
 """
@@ -70,7 +71,9 @@ class Attachment:
 
 @attrs.frozen
 class EndpointRecord:
-    """One endpoint: its claims (name, addresses, MAC) and, while attached, where. ``addresses`` carry the pool's prefix."""
+    """One endpoint: its claims (name, addresses, MAC) and, while attached, where. ``addresses`` carry the pool's
+    prefix.
+    """
 
     id: str
     name: str
@@ -88,8 +91,9 @@ class EndpointRecord:
 
 @attrs.frozen
 class SandboxRecord:
-    """One sandbox of this host. ``namespace`` is the name of its pin ("" for the host's own); ``device`` and ``inode`` say
-    which namespace it is, valid during boot ``boot_id``."""
+    """One sandbox of this host. ``namespace`` is the name of its pin ("" for the host's own); ``device`` and
+    ``inode`` say which namespace it is, valid during boot ``boot_id``.
+    """
 
     id: str
     container_id: str
@@ -130,7 +134,8 @@ class Intent:
 class Presence:
     """A network's presence on this host: how many times its namespace was made here, and whether it is there now.
 
-    ``active`` from the moment on that somebody begins to make it; ``ready`` once it is made, and peers can be programmed.
+    ``active`` from the moment on that somebody begins to make it; ``ready`` once it is made, and peers can be
+    programmed.
     """
 
     network_id: str

@@ -1,9 +1,10 @@
-"""What a *resource* is: one thing that should exist in the kernel (or in a third party's data plane), as a frozen value.
+"""What a *resource* is: one thing that should exist in the kernel (or in a third party's data plane), as a frozen
+value.
 
 Drivers map records to resources; the engine turns the difference of two sets of resources into changes; a door makes
-the changes. A resource says what it is (``identity``), what else must be there first (``needs``), what it makes available
-to others (``provides``), with what it vanishes (``dies_with``) and which of its fields cannot be changed in place
-(``fixed``). It never says how it is made.
+the changes. A resource says what it is (``identity``), what else must be there first (``needs``), what it makes
+available to others (``provides``), with what it vanishes (``dies_with``) and which of its fields cannot be changed in
+place (``fixed``). It never says how it is made.
 
 ``ns`` names the network namespace it lives in: ``""`` is the host's own, anything else is a name below
 ``<run_dir>/netns``.
@@ -82,7 +83,9 @@ class Observed:
 
 
 def by_identity(resources: Iterable[Resource]) -> Mapping[Identity, Resource]:
-    """The resources by identity; the same resource twice is one, two different ones of one identity are a driver's bug."""
+    """The resources by identity; the same resource twice is one, two different ones of one identity are a driver's
+    bug.
+    """
     found: dict[Identity, Resource] = {}
     for resource in resources:
         known = found.setdefault(resource.identity, resource)

@@ -1,4 +1,5 @@
-"""Files as a door: written atomically or in place, never through a symbolic link, never readable by others unless asked.
+"""Files as a door: written atomically or in place, never through a symbolic link, never readable by others unless
+asked.
 
 Every write is announced to ``on_effect`` before and after it, as the kernel door does.
 """

@@ -1,4 +1,5 @@
-"""Locks between processes and threads of one host: ``flock`` on a file per object, freed by the kernel when its holder dies.
+"""Locks between processes and threads of one host: ``flock`` on a file per object, freed by the kernel when its
+holder dies.
 
 Order, always: network before endpoint before sandbox. A lock file is removed by whoever held it exclusively last, so
 the folder holds no more files than there are verbs under way. Fake and real are one: ``flock`` works in any folder.
@@ -10,7 +11,7 @@ import errno
 import fcntl
 import os
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 
 import attrs
@@ -58,7 +59,9 @@ class Locks:
         os.makedirs(folder, mode=0o700, exist_ok=True)
 
     def acquire(self, name: str, *, deadline: Deadline, shared: bool = False) -> HeldLock:
-        """Wait for the lock; :class:`~libcnm.errors.DeadlineExceeded` names it and its holder when the budget is spent."""
+        """Wait for the lock; :class:`~libcnm.errors.DeadlineExceeded` names it and its holder when the budget is
+        spent.
+        """
         step = _STEP_SECONDS
         while True:
             held = self.try_acquire(name, shared=shared)
@@ -121,7 +124,5 @@ def _same_file(descriptor: int, path: str) -> bool:
 
 
 def _unlink(path: str) -> None:
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass

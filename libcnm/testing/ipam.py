@@ -89,12 +89,18 @@ def remove(ipam: IpamDriver, store: Store, pools: Sequence[Pool], holder: str) -
 
 
 class IpamConformance:
-    """The kit. Override ``ipam``; set ``ipv6`` or ``automatic`` False for a driver without IPv6 or default pools."""
+    """The kit. Override ``ipam``, and say with the flags what your driver leaves out.
+
+    ``ipv6``, ``automatic``: it has IPv6, and default pools. ``declarative``: it writes nothing by itself.
+    ``checks_host``: it refuses pools on the host's own subnets. ``checks_options``: it refuses unknown options.
+    """
 
     space: ClassVar[str] = "local"
     ipv6: ClassVar[bool] = True
     automatic: ClassVar[bool] = True
     declarative: ClassVar[bool] = True
+    checks_host: ClassVar[bool] = True
+    checks_options: ClassVar[bool] = True
 
     @pytest.fixture
     def ipam(self) -> IpamDriver:
@@ -112,15 +118,10 @@ class IpamConformance:
         request = PoolRequest(self.space, Subnet.of(subnet), network_id(number))
         return claim_pools(ipam, store, [request])[0]
 
-    def has_ipv6(self) -> None:
-        """Skip where the driver says it has none."""
-        if not self.ipv6:
-            pytest.skip("this driver has no IPv6")
-
-    def has_automatic(self) -> None:
-        """Skip where the driver says it has none."""
-        if not self.automatic:
-            pytest.skip("this driver has no default pools")
+    def needs(self, power: str) -> None:
+        """Skip where the driver says that it leaves this out."""
+        if not getattr(self, power):
+            pytest.skip(f"this driver says {power} = False")
 
     # -- pools
 
@@ -171,7 +172,7 @@ class IpamConformance:
 
     def test_both_families_in_one_request(self, ipam: IpamDriver, store: Store) -> None:
         """The pools come in the order they were asked for, with different ids."""
-        self.has_ipv6()
+        self.needs("ipv6")
         wanted = ["fd00:88::/64", "10.88.0.0/24", "fd00:89::/64"]
         asked = [PoolRequest(self.space, Subnet(cidr), network_id(1), index) for index, cidr in enumerate(wanted)]
         pools = claim_pools(ipam, store, asked)
@@ -180,7 +181,7 @@ class IpamConformance:
 
     def test_automatic_pools_differ(self, ipam: IpamDriver, store: Store) -> None:
         """Each network gets a pool of its own, and a pool given back is not handed out again at once."""
-        self.has_automatic()
+        self.needs("automatic")
         pools = [self.pool(ipam, store, "ipv4", number) for number in range(1, 6)]
         assert len({pool.subnet for pool in pools}) == len(pools)
         remove(ipam, store, [pools[4]], network_id(5))
@@ -188,7 +189,7 @@ class IpamConformance:
 
     def test_automatic_pools_keep_clear(self, ipam: IpamDriver, store: Store) -> None:
         """An automatic pool overlaps neither an explicit one nor what the caller says to avoid."""
-        self.has_automatic()
+        self.needs("automatic")
         first = self.pool(ipam, store, "ipv4", 1).subnet
         remove(ipam, store, [Pool(f"{network_id(1)}.0", self.space, first)], network_id(1))
         avoid = [Avoid(first.supernet(8), "route via eth0", on_link=on_link) for on_link in (True, False)]
@@ -198,6 +199,7 @@ class IpamConformance:
 
     def test_a_host_subnet_refuses_an_explicit_pool(self, ipam: IpamDriver, store: Store) -> None:
         """A pool on a foreign interface's own subnet would cut the host off; a mere route through a gateway is fine."""
+        self.needs("checks_host")
         route = Avoid(ip_network("10.88.0.0/16"), "route via eth0")
         asked = PoolRequest(self.space, Subnet("10.88.7.0/24"), network_id(1), avoid=[route])
         with pytest.raises(AlreadyExists, match="route via eth0"):
@@ -207,6 +209,7 @@ class IpamConformance:
 
     def test_unknown_options_are_refused(self, ipam: IpamDriver, store: Store) -> None:
         """A misspelled option is an error, not silence."""
+        self.needs("checks_options")
         options = {"no.such.option": "1"}
         with pytest.raises(Invalid):
             claim_pools(ipam, store, [PoolRequest(self.space, Subnet("10.88.0.0/24"), network_id(1), options=options)])
@@ -230,8 +233,7 @@ class IpamConformance:
 
     def test_asking_is_not_claiming(self, ipam: IpamDriver, store: Store) -> None:
         """A declarative driver writes nothing: what was not committed is still free."""
-        if not self.declarative:
-            pytest.skip("an imperative driver acts at once")
+        self.needs("declarative")
         before = store.list("", deadline=within()).entries
         request = PoolRequest(self.space, Subnet("10.88.0.0/24"), network_id(1))
         ipam.request_pools(store, [request], deadline=within())
@@ -313,7 +315,7 @@ class IpamConformance:
 
     def test_several_addresses_in_one_request(self, ipam: IpamDriver, store: Store) -> None:
         """All or nothing, in the order asked for, each of its own pool."""
-        self.has_ipv6()
+        self.needs("ipv6")
         four, six = self.pool(ipam, store, number=1), self.pool(ipam, store, "fd00:88::/64", 2)
         got = claim_addresses(ipam, store, [Request(six, "e1"), Request(four, "e1"), Request(four, "e1")])
         assert [6, 4, 4] == [address.version for address in got]

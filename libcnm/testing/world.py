@@ -1,24 +1,30 @@
-"""A world without root: hosts with fake kernels and stores in memory, on which real controllers run, and can be crashed.
+"""A world without root: hosts with fake kernels and stores in memory, on which real controllers run, and can be
+crashed.
 
-Everything outside goes through doors, and every effect of a door is a point at which :class:`Tape` can stop the process: the
-crash is an exception that no code of libcnm catches, so locks are freed and nothing else is done, as after ``kill -9``.
+Everything outside goes through doors, and every effect of a door is a point at which :class:`Tape` can stop the
+process: the crash is an exception that no code of libcnm catches, so locks are freed and nothing else is done, as
+after ``kill -9``.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Literal
+
+import attrs
 
 from libcnm.controller.controller import Controller
 from libcnm.controller.doors import Doors, Paths
 from libcnm.controller.registry import Registry
 from libcnm.kernel.fake import FakeKernel, Uplink
 from libcnm.kv.memory import PLAIN, MemoryStore, Profile
+from libcnm.model.deadline import Deadline
 from libcnm.system.clock import Clock, ManualClock
-from libcnm.system.entropy import SeededEntropy
+from libcnm.system.entropy import Entropy, SeededEntropy
 from libcnm.system.files import Files
 from libcnm.system.locks import Locks
 
@@ -104,6 +110,10 @@ class FakeHost:
             **options,  # type: ignore[arg-type]  # the controller checks them
         )
 
+    def keys(self) -> list[str]:
+        """The keys in the host's own store."""
+        return _keys(self._local)
+
     def reboot(self) -> None:
         """Everything of this boot is gone: kernel state, run folder."""
         self.kernel.reboot()
@@ -116,7 +126,10 @@ class FakeHost:
 
 
 class FakeWorld:
-    """Hosts that share one store. A context manager; the same seed makes the same world."""
+    """Hosts that share one store. A context manager; the same seed makes the same world.
+
+    ``profile`` is the cluster store's manners towards controllers that are opened from now on; assign another to change it.
+    """
 
     def __init__(
         self, hosts: Sequence[str] = ("host-1",), *, seed: int = 0, profile: Profile = PLAIN, clock: Clock | None = None
@@ -126,18 +139,39 @@ class FakeWorld:
         self.profile = profile
         self.clock = clock or ManualClock(tick=0.0001)
         self.entropy = SeededEntropy(seed)
-        self.cluster = MemoryStore(PLAIN, now=self.clock.monotonic)
+        self.cluster = MemoryStore(PLAIN, random=_Chance(SeededEntropy(~seed)), now=self.clock.monotonic)
         self.hosts = {name: FakeHost(self, name, f"192.0.2.{number}") for number, name in enumerate(hosts, 11)}
 
     def __enter__(self) -> FakeWorld:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._temporary.cleanup()
 
     def host(self, name: str = "host-1") -> FakeHost:
         """A host by its name."""
         return self.hosts[name]
+
+    def keys(self) -> list[str]:
+        """The keys in the store that the hosts share."""
+        return _keys(self.cluster)
+
+
+@attrs.frozen
+class _Chance:
+    """Where the cluster store's faults are drawn from; apart from the ids, so that a fault changes none of them."""
+
+    entropy: Entropy
+
+    def random(self) -> float:
+        return self.entropy.below(2**32) / 2**32
+
+
+def _keys(store: MemoryStore) -> list[str]:
+    with store.connect(profile=PLAIN, on_effect=None) as handle:
+        return [entry.key for entry in handle.list("", deadline=Deadline.after(60.0, time.monotonic)).entries]
 
 
 class _Kept(FakeKernel):

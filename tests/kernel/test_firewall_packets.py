@@ -85,8 +85,11 @@ class Worker:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         if requests is not None:
-            print(json.dumps(requests), file=self.process.stdin, flush=True)
-        answer: Mapping[str, str | None] = json.loads(self.process.stdout.readline())
+            with contextlib.suppress(BrokenPipeError):
+                print(json.dumps(requests), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        assert line, f"{self.process.args} ended with {self.process.wait()}"
+        answer: Mapping[str, str | None] = json.loads(line)
         return answer
 
     def close(self) -> None:

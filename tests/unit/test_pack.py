@@ -59,7 +59,7 @@ def test_a_pair_is_packed_as_pyroute2_packs_it(
 
 
 def without_nul(found: Any) -> Any:
-    """pyroute2 ends IFLA_INFO_KIND with a NUL, iproute2 and we do not; the kernel takes both. All else must be equal."""
+    """pyroute2 ends IFLA_INFO_KIND with a NUL, iproute2 and we do not; the kernel takes both. All else is equal."""
     info = unpack.attributes(found[pack.IFLA_LINKINFO])
     kind = info[pack.IFLA_INFO_KIND].rstrip(b"\0")
     return {**found, pack.IFLA_LINKINFO: {**info, pack.IFLA_INFO_KIND: kind}}
@@ -230,7 +230,7 @@ def test_what_is_packed_is_read_back(address: Any, index: int, table: int, metri
 
 @given(st.binary(max_size=200))
 def test_garbage_is_read_without_an_exception(data: bytes) -> None:
-    """A datagram that is cut off or nonsense yields what can be made out of it, never an exception or an endless loop."""
+    """A datagram that is cut off or nonsense yields what there is in it; never an exception or an endless loop."""
     for _kind, _flags, _sequence, body in unpack.messages(data):
         unpack.attributes(body)
     unpack.attributes(data)

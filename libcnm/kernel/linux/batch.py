@@ -25,6 +25,7 @@ from libcnm.model.resource import Change
 
 NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
 """A link without IPv6 (a kernel without it, an MTU under 1,280) has no automatic addresses to switch off."""
+NEEDS_PRIVILEGE: Final = "this needs root, or a user namespace of its own"
 OUR_GROUPS: Final = frozenset({LINK_GROUP, pack.INNER_GROUP})
 NOT_THERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV})
 """How the kernel says of a row, differently for each kind, that there is nothing to delete: ENOENT to our callers."""
@@ -124,7 +125,8 @@ class Batch:
         if change.operation == "delete" and code in NOT_THERE and isinstance(change.resource, _ROWS):
             code = errno.ENOENT
         if self.outcomes[at] is None:
-            self.outcomes[at] = KernelError(code, subject_of(change), extack=words)
+            hint = NEEDS_PRIVILEGE if code == errno.EPERM and words is None else None
+            self.outcomes[at] = KernelError(code, subject_of(change), extack=words, hint=hint)
 
     def link_refused(self, ns: str, name: str) -> None:
         """A link could not be made. Whatever has its name is not it, unless it turns out to be ours."""

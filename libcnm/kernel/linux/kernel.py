@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 from libcnm.errors import Invalid, KernelError, NotFound, Unavailable
@@ -220,11 +220,13 @@ class LinuxKernel(Kernel):
     def spawn(
         self, argv: Sequence[str], ns: str, *, files: Mapping[str, str], options: Mapping[str, object]
     ) -> subprocess.Popen[bytes]:
-        try:
-            with self._channel(ns, _patience()) as channel, self._announce("spawn"):
-                return spawn.spawn(self._home, channel.fd if ns else None, argv, files, options)
-        except FileNotFoundError:
-            raise NotFound("namespace", ns) from None
+        with ExitStack() as stack:
+            try:
+                channel = stack.enter_context(self._channel(ns, _patience()))
+            except FileNotFoundError:
+                raise NotFound("namespace", ns) from None
+            stack.enter_context(self._announce("spawn"))
+            return spawn.spawn(self._home, channel.fd if ns else None, argv, files, options)
 
     def close(self) -> None:
         with self._lock:

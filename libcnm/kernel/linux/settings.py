@@ -65,7 +65,8 @@ class Settings:
         except Invalid as error:
             raise Refused(errno.EINVAL, str(error)) from None
         except OSError as error:
-            raise Refused(error.errno or errno.EIO, f"{error.strerror}: {error.filename}") from None
+            words = None if error.errno == errno.EPERM else f"{error.strerror}: {error.filename}"
+            raise Refused(error.errno or errno.EIO, words) from None
 
     def _unpin(self, name: str) -> None:
         self._namespaces.unpin(name)

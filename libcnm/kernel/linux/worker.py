@@ -15,11 +15,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
 import attrs
 
-from libcnm.errors import DeadlineExceeded, NotSupported, Unavailable
+from libcnm.errors import DeadlineExceeded, Unavailable
 from libcnm.kernel.linux import syscalls
 from libcnm.model.deadline import Deadline
 
@@ -204,12 +205,14 @@ class Worker:
             wait = None if look_at is None else max(0.0, look_at - time.monotonic()) * 1000
             ready = dict(poll.poll(wait))
             if self._wake in ready:
-                os.eventfd_read(self._wake)
+                with suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
             if mounts in ready and look_at is None:
                 look_at = time.monotonic() + MOUNTS_SECONDS
             if look_at is not None and time.monotonic() >= look_at:
                 look_at = None
-                self._on_mounts_changed()
+                with suppress(OSError):  # whatever is wrong with the pins, the next job will say it to somebody
+                    self._on_mounts_changed()
             while (job := self._next()) is not None:
                 job.run(self._lock)
                 del job
@@ -227,16 +230,12 @@ class Worker:
             return self._jobs.popleft() if self._jobs else None
 
     def _give_up(self, error: OSError) -> None:
-        reason = (
-            "the door needs root, or a user namespace of its own" if isinstance(error, PermissionError) else str(error)
-        )
         with self._lock:
             self._thread = None
             waiting = list(self._jobs)
             self._jobs.clear()
-        failure = NotSupported if isinstance(error, PermissionError) else None
         for job in waiting:
-            job.action = _raiser(failure(reason) if failure else Unavailable("the kernel door", reason))
+            job.action = _raiser(Unavailable("the kernel door", f"its thread cannot enter its home: {error}"))
             job.run(self._lock)
 
 

@@ -1,0 +1,134 @@
+"""What one invocation of ``cnm`` has at hand: its options, the controller they open, and the way it prints.
+
+It knows no command. A command either prints one JSON document or text for people, never both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from libcnm.errors import CnmError, Invalid
+from libcnm.model.ids import short
+
+if TYPE_CHECKING:
+    from libcnm.controller.controller import Controller
+
+F = TypeVar("F", bound=Callable[..., Any])
+_ANY_WIDTH: Final = 10_000
+
+
+class Session:
+    """One invocation."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, object] = {}
+        self.json = False
+
+    @contextmanager
+    def controller(self) -> Iterator[Controller]:
+        """The installation that the global options name, open for the length of the block."""
+        from libcnm.controller.controller import Controller
+
+        options: dict[str, Any] = dict(self.options)
+        with Controller(**options) as opened:
+            yield opened
+
+    def say(self, document: object, text: str) -> None:
+        """Print a result: the document for programs, or the text for people."""
+        print(json.dumps(document, indent=2, default=str) if self.json else text)
+
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[str]], documents: Sequence[object], *, quiet: bool
+    ) -> None:
+        """Print a list: documents for programs, a table for people, with ``quiet`` the first column alone."""
+        if self.json:
+            print(json.dumps(documents, indent=2, default=str))
+        elif quiet:
+            for row in rows:
+                print(row[0])
+        else:
+            print_table(columns, list(rows))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table in Docker's manner: no lines, headings in capitals; as wide as it needs where nobody looks at it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _ANY_WIDTH
+    with console.capture() as printed:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in printed.get().splitlines()))
+
+
+def _set_json(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.find_root().obj.json = True
+
+
+JSON_OPTION = click.option(
+    "--json",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    envvar="LIBCNM_JSON",
+    callback=_set_json,
+    help="Print one JSON document.",
+)
+
+
+def command(group: click.Group, name: str, **attributes: Any) -> Callable[[F], click.Command]:
+    """A command of a group; ``--json`` may stand after its name, too."""
+
+    def decorate(function: F) -> click.Command:
+        made: click.Command = group.command(name, **attributes)(click.pass_obj(JSON_OPTION(function)))
+        return made
+
+    return decorate
+
+
+def id_of(identifier: str, *, whole: bool) -> str:
+    """An id as tables show it."""
+    return identifier if whole else short(identifier)
+
+
+def pairs(values: Sequence[str], field: str, separator: str = "=") -> dict[str, str]:
+    """``KEY=VALUE`` words as a mapping; a key alone has an empty value where ``=`` separates."""
+    found: dict[str, str] = {}
+    for value in values:
+        key, present, rest = value.partition(separator)
+        if not key or (not present and separator != "="):
+            raise Invalid(field, value, f"is not KEY{separator}VALUE")
+        found[key] = rest
+    return found
+
+
+def one_after_the_other(refs: Sequence[str], action: Callable[[str], object]) -> list[str]:
+    """Do ``action`` for each; what could be done. A failure does not stop the rest; the first is raised at the end."""
+    done: list[str] = []
+    failures: list[CnmError] = []
+    for ref in refs:
+        try:
+            action(ref)
+        except CnmError as error:
+            failures.append(error)
+        else:
+            done.append(ref)
+    for further in failures[1:]:
+        click.echo(f"cnm: {further}", err=True)
+    if failures:
+        raise failures[0]
+    return done

@@ -1,0 +1,211 @@
+"""A plain model of the CNM, to run beside real controllers: what exists, and which typed error a verb must end with.
+
+It keeps values only and follows libnetwork's rules (order of validation included), so that it can be read as their
+short form. It knows neither stores nor kernels: what those should hold is computed from it by whoever compares.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
+
+import attrs
+
+from libcnm.controller.controller import Controller
+from libcnm.errors import AlreadyExists, CnmError, Exhausted, Forbidden, Invalid, InUse
+from libcnm.model.addresses import IPAddress, IPNetwork, overlaps
+from libcnm.model.ports import Port
+
+Refusal = type[CnmError] | None
+"""The class that a verb must raise; None when it must succeed."""
+
+
+@attrs.frozen
+class Net:
+    """A network. ``home``: the host of a local one, "" for a global one."""
+
+    id: str
+    name: str
+    driver: str
+    home: str
+    subnets: tuple[IPNetwork, ...] = ()
+    gateways: frozenset[IPAddress] = frozenset()
+    internal: bool = False
+
+    @property
+    def leads_out(self) -> bool:
+        """True when sandboxes on it get a default route and their ports are published."""
+        return self.driver == "bridge" and not self.internal
+
+
+@attrs.frozen
+class Ep:
+    """An endpoint, and where it is attached (``host`` is "" when it is nowhere)."""
+
+    id: str
+    network: str
+    name: str
+    addresses: frozenset[IPAddress]
+    mac: str
+    host: str = ""
+    container: str = ""
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """The IP versions it has."""
+        return frozenset(address.version for address in self.addresses)
+
+    def detached(self) -> Ep:
+        """The same, attached to nothing."""
+        return attrs.evolve(self, host="", container="")
+
+
+@attrs.define
+class Model:
+    """Everything that exists, on all hosts. ``joined``: what a join was told (priority, ports), by endpoint id."""
+
+    networks: dict[str, Net] = attrs.field(factory=dict)
+    endpoints: dict[str, Ep] = attrs.field(factory=dict)
+    sandboxes: dict[tuple[str, str], bool] = attrs.field(factory=dict)
+    ports: dict[str, tuple[Port, ...]] = attrs.field(factory=dict, eq=False)
+    priority: dict[str, int] = attrs.field(factory=dict, eq=False)
+
+    def copy(self) -> Model:
+        """An independent one."""
+        return Model(
+            dict(self.networks), dict(self.endpoints), dict(self.sandboxes), dict(self.ports), dict(self.priority)
+        )
+
+    @classmethod
+    def observed(cls, controllers: Mapping[str, Controller]) -> Self:
+        """What the hosts themselves say exists, through the public API."""
+        found = cls()
+        for host, cnm in controllers.items():
+            for network in cnm.networks():
+                home = host if network.scope == "local" else ""
+                gateways = frozenset(network.gateways)
+                found.networks[network.id] = Net(
+                    network.id, network.name, network.driver, home, network.subnets, gateways, network.internal
+                )
+                for one in network.endpoints():
+                    addresses = frozenset(interface.ip for interface in one.addresses)
+                    place = (one.host or "", one.sandbox or "")
+                    found.endpoints[one.id] = Ep(one.id, network.id, one.name, addresses, one.mac, *place)
+            for sandbox in cnm.sandboxes():
+                found.sandboxes[host, sandbox.container_id] = sandbox.path == ""
+        return found
+
+    # -- questions --------------------------------------------------------------------------------------------------------
+
+    def of(self, network_id: str) -> list[Ep]:
+        """A network's endpoints."""
+        return [one for one in self.endpoints.values() if one.network == network_id]
+
+    def attached(self, host: str, container: str | None = None) -> list[Ep]:
+        """The endpoints attached on a host (in one sandbox), in the order that libnetwork gives a sandbox's."""
+        found = [one for one in self.endpoints.values() if one.host == host and container in (None, one.container)]
+        return sorted(found, key=self._order)
+
+    def _order(self, one: Ep) -> tuple[int, bool, str, str]:
+        network = self.networks[one.network]
+        return (-self.priority.get(one.id, 0), network.internal, network.name, one.id)
+
+    def default_routes(self, host: str, container: str) -> dict[int, frozenset[IPAddress]]:
+        """By IP version, the gateways of which one must be the sandbox's."""
+        found: dict[int, frozenset[IPAddress]] = {}
+        for one in self.attached(host, container):
+            network = self.networks[one.network]
+            for version in one.versions if network.leads_out else ():
+                of_version = frozenset(ip for ip in network.gateways if ip.version == version)
+                if of_version:
+                    found.setdefault(version, of_version)
+        return found
+
+    def bound(self, one: Ep, ports: Iterable[Port]) -> set[tuple[str, int, IPAddress]]:
+        """Where an endpoint's ports bind: protocol, number, host address."""
+        if not self.networks[one.network].leads_out:
+            return set()
+        loopback: tuple[IPAddress, ...] = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
+        return {
+            (port.protocol, port.host_port, address)
+            for port in ports
+            for address in ((port.host_address,) if port.host_address is not None else loopback)
+            if address.version in one.versions
+        }
+
+    # -- what must be refused, in the order of validation -----------------------------------------------------------------
+
+    def create_network(self, host: str, name: str, driver: str, subnets: Sequence[IPNetwork]) -> Refusal:
+        """For names and subnets that are well-formed."""
+        home = "" if driver == "overlay" else host
+        same_store = [one for one in self.networks.values() if one.home == home]
+        if driver in ("null", "host") and subnets:
+            return Invalid
+        if any(one.name == name for one in same_store):
+            return AlreadyExists
+        if driver in ("null", "host"):
+            return Forbidden if any(one.driver == driver for one in same_store) else None
+        if any(overlaps(one, other) for i, one in enumerate(subnets) for other in subnets[:i]):
+            return Invalid
+        taken = any(overlaps(one, other) for net in same_store for one in net.subnets for other in subnets)
+        return AlreadyExists if taken else None
+
+    def create_endpoint(self, net: Net, name: str, address: IPAddress | None, mac: str | None) -> Refusal:
+        """For a name that is well-formed, and subnets small enough to be exhausted."""
+        plain = net.driver in ("null", "host")
+        if plain and (address is not None or mac is not None):
+            return Invalid
+        if address is not None and not any(address in subnet for subnet in net.subnets):
+            return Invalid
+        if any(one.name == name for one in self.of(net.id)):
+            return AlreadyExists
+        if plain:
+            return None
+        held = {ip for one in self.of(net.id) for ip in one.addresses} | net.gateways
+        if address is not None:
+            subnet = next(one for one in net.subnets if address in one)
+            if address == subnet[0] or (address == subnet[-1] and address.version == 4):
+                return Invalid
+            if address in held:
+                return AlreadyExists
+        asked = None if address is None else address.version
+        for version in {subnet.version for subnet in net.subnets} - {asked}:
+            if all(ip in held for subnet in net.subnets if subnet.version == version for ip in subnet.hosts()):
+                return Exhausted
+        return AlreadyExists if mac is not None and any(one.mac == mac for one in self.of(net.id)) else None
+
+    def join(self, one: Ep, host: str, container: str) -> Refusal:
+        """For an endpoint and a sandbox that exist."""
+        net = self.networks[one.network]
+        if one.host:
+            return InUse
+        if net.driver != "null" and (net.driver == "host") != self.sandboxes[host, container]:
+            return Forbidden
+        if net.driver == "null" and self.sandboxes[host, container]:
+            return Forbidden
+        for other in self.attached(host, container):
+            if any(overlaps(a, b) for a in self.networks[other.network].subnets for b in net.subnets):
+                return Forbidden
+        wanted = self.bound(one, self.ports.get(one.id, ()))
+        if net.leads_out and self.ports.get(one.id) and not self._all_bind(one):
+            return Invalid
+        for other in self.attached(host):
+            if any(_clash(a, b) for a in wanted for b in self.bound(other, self.ports.get(other.id, ()))):
+                return AlreadyExists
+        return None
+
+    def _all_bind(self, one: Ep) -> bool:
+        return all(self.bound(one, (port,)) for port in self.ports.get(one.id, ()))
+
+    def delete_network(self, host: str, net: Net, *, force: bool) -> Refusal:
+        """From that host."""
+        inside = self.of(net.id)
+        if not force:
+            return InUse if inside else None
+        return InUse if any(one.host not in ("", host) for one in inside) else None
+
+
+def _clash(one: tuple[str, int, IPAddress], other: tuple[str, int, IPAddress]) -> bool:
+    same_socket = one[:2] == other[:2] and one[2].version == other[2].version
+    return same_socket and (one[2] == other[2] or one[2].is_unspecified or other[2].is_unspecified)
