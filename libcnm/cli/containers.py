@@ -47,6 +47,7 @@ def create(
     publish_service: str | None,
 ) -> None:
     """Create a container's sandbox; prints its id."""
+    hosts, labels = pairs(add_host, "--add-host", ":"), pairs(label, "--label")
     with session.controller() as cnm:
         sandbox = cnm.create_sandbox(
             name,
@@ -54,8 +55,8 @@ def create(
             hostname=hostname,
             dns=dns,
             dns_search=dns_search,
-            extra_hosts=pairs(add_host, "--add-host", ":"),
-            labels=pairs(label, "--label"),
+            extra_hosts=hosts,
+            labels=labels,
         )
         if publish_service is not None:
             _join_as(cnm, sandbox, publish_service)

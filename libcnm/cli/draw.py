@@ -25,7 +25,7 @@ def addresses(endpoint: EndpointNode) -> str:
     return " ".join(str(address.ip) for address in endpoint.addresses)
 
 
-# -- text ------------------------------------------------------------------------------------------------------------
+# -- text --------------------------------------------------------------------------------------------------------------
 
 
 def text(topology: Topology) -> str:

@@ -7,6 +7,7 @@ program; Ctrl-C is 130. An exception that is none of libcnm's is a bug and ends 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def run(words: list[str]) -> int:
     """Carry out a command line; its exit status."""
     session = Session()
+    logging.basicConfig(format="cnm: %(message)s", level=logging.WARNING)  # on stderr; the result alone is on stdout
     try:
         status = cnm.main(words, prog_name="cnm", obj=session, standalone_mode=False)
     except CnmError as error:

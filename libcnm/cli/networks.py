@@ -54,6 +54,7 @@ def create(
 ) -> None:
     """Create a network; prints its id."""
     pools = pairing.subnets(subnet, ip_range, gateway, pairs(aux_address, "--aux-address"), ipv6=ipv6)
+    options, labels = pairs(opt, "--opt"), pairs(label, "--label")
     with session.controller() as cnm:
         made = cnm.create_network(
             name,
@@ -61,8 +62,8 @@ def create(
             subnets=pools,
             ipam_driver=ipam_driver,
             internal=internal,
-            options=pairs(opt, "--opt"),
-            labels=pairs(label, "--label"),
+            options=options,
+            labels=labels,
         )
         session.say(made.inspect() if session.json else None, made.id)
 

@@ -37,13 +37,11 @@ def publish_service(
     aliases: tuple[str, ...] = (),
     address: tuple[str, ...] = (),
     ports: tuple[str, ...] = (),
-    labels: tuple[str, ...] = (),
+    labels: dict[str, str] | None = None,
 ) -> Endpoint:
     """Create the endpoint that ``SERVICE.NETWORK`` names."""
     name, net = split(text)
-    return cnm.network(net).create_endpoint(
-        name, aliases=aliases, address=address or None, ports=ports, labels=pairs(labels, "--label")
-    )
+    return cnm.network(net).create_endpoint(name, aliases=aliases, address=address or None, ports=ports, labels=labels)
 
 
 def find_service(cnm: Controller, text: str) -> Endpoint:
@@ -82,8 +80,10 @@ def publish(
     label: tuple[str, ...],
 ) -> None:
     """Publish a service: give a name and an address in a network, not yet to any container; prints its id."""
+    split(text)
+    labels = pairs(label, "--label")
     with session.controller() as cnm:
-        endpoint = publish_service(cnm, text, alias, ip, ports, label)
+        endpoint = publish_service(cnm, text, alias, ip, ports, labels)
         session.say(endpoint.inspect() if session.json else None, endpoint.id)
 
 

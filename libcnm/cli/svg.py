@@ -72,7 +72,7 @@ def svg(topology: Topology) -> str:
     tops = {bar.network.id: bar.top for bar in every_bar}
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{SANS}" role="img" aria-label="network topology">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="{SANS}" role="img" aria-label="topology">',
         f'<rect width="{width}" height="{height}" fill="{PAPER}"/>',
     ]
     for box in boxes:

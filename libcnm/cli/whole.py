@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from libcnm.cli import draw
 from libcnm.cli.session import JSON_OPTION, Session
 from libcnm.errors import Unavailable
 
@@ -44,6 +43,8 @@ def _row(difference: Difference) -> dict[str, object]:
 @click.pass_obj
 def topology(session: Session, svg: str | None, mermaid: bool) -> None:
     """Hosts, networks, containers and services: as text, as an SVG picture, or as a Mermaid chart."""
+    from libcnm.cli import draw  # it needs the library's values, which other commands may never load
+
     with session.controller() as cnm:
         found = cnm.topology()
     if svg is not None:

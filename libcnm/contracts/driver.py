@@ -48,13 +48,17 @@ class Capabilities:
 
 @attrs.frozen
 class HostFacts:
-    """What a driver may know of the host. ``tag`` marks what the installation makes; ``vtep`` is the address other
-    hosts reach this one by; ``underlay_mtu`` is the MTU towards them, in octets.
+    """What a driver may know of the host.
+
+    ``tag`` marks what the installation makes, ``firewall`` is the name of its nftables table, ``routing_table`` the
+    first of its two routing tables; ``vtep`` is the address other hosts reach this one by; ``underlay_mtu`` is the
+    MTU towards them, in octets.
     """
 
     name: str
     tag: str
     firewall: str
+    routing_table: int
     vtep: IPAddress | None = None
     underlay_mtu: int = 1500
     default_host_ips: tuple[IPAddress, ...] = ()

@@ -91,7 +91,7 @@ def _locks(driver: Driver, network: NetworkRecord, endpoint_id: str, sandbox_id:
     return ((network.id, shared), (endpoint_id, False), (sandbox_id, False))
 
 
-# -- join, step by step
+# -- join, step by step ----------------------------------------------------------------------------------------------
 # ----------------------------------------------------------------------------------------------------
 
 
@@ -263,7 +263,7 @@ def _undo(context: Context, work: _Join) -> None:
         context.log.warning("join of endpoint %s could not be undone yet: %s", work.endpoint.id[:12], error)
 
 
-# -- leave
+# -- leave -----------------------------------------------------------------------------------------------------------
 # -----------------------------------------------------------------------------------------------------------------
 
 

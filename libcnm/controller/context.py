@@ -22,6 +22,7 @@ from libcnm.controller.engine import Engine
 from libcnm.controller.registry import Registry
 from libcnm.controller.repository import Repository, Stored, create, retrying
 from libcnm.errors import AlreadyExists, Invalid, NotFound, NotSupported
+from libcnm.kernel.firewall import routing_table
 from libcnm.kv.base import Transaction
 from libcnm.model import keys
 from libcnm.model.addresses import IPAddress, parse_address
@@ -83,6 +84,11 @@ class Settings:
         return cls(paths, cluster_store, name, vtep, ips, float(timeout), mode, guardian)
 
 
+def _nobody_follows(deadline: Deadline) -> None:
+    """Until a link to the resident is made."""
+    del deadline
+
+
 class Context:
     """One opened installation."""
 
@@ -94,15 +100,18 @@ class Context:
         self.cluster = None if doors.cluster is None else Repository(doors.cluster)
         self.engine = Engine(doors.kernel, doors.clock, self._third_party_doors)
         self.log = log
-        self.announce: Announce = lambda deadline: None
+        self.announce: Announce = _nobody_follows
         self.host_name = settings.host or "localhost"
         self.installation = self._installation(doors.clock.deadline(settings.timeout))
+        tag = self.installation.id[:12]
+        self._local_facts = HostFacts(
+            self.host_name, tag, f"cnm-{tag}", routing_table(tag), default_host_ips=settings.default_host_ips
+        )
         self._facts: HostFacts | None = None
         self._registered = False
         self._lineage = ""
 
-    # -- who we are
-    # -----------------------------------------------------------------------------------------------------
+    # -- who we are --------------------------------------------------------------------------------------------------
 
     def _installation(self, deadline: Deadline) -> Installation:
         def attempt() -> Installation:
@@ -117,17 +126,15 @@ class Context:
 
     def facts(self, driver: Driver) -> HostFacts:
         """What drivers may know of this host. The cluster's part is found out when a global driver first asks."""
-        tag = self.installation.id[:12]
-        ips = self.settings.default_host_ips
         if driver.capabilities.scope == "local":
-            return HostFacts(self.host_name, tag, f"cnm-{tag}", default_host_ips=ips)
+            return self._local_facts
         if self._facts is None:
             kernel = self.doors.kernel
             vtep = self.settings.advertise
             if vtep is None:
                 vtep = next(iter(kernel.local_addresses()), None)
             mtu = 1500 if vtep is None else kernel.mtu_towards(vtep)
-            self._facts = HostFacts(self.host_name, tag, f"cnm-{tag}", vtep, mtu, ips)
+            self._facts = attrs.evolve(self._local_facts, vtep=vtep, underlay_mtu=mtu)
         return self._facts
 
     def ipam(self, name: str, scope: Scope) -> IpamDriver:
@@ -142,8 +149,7 @@ class Context:
             found.update(driver.doors())
         return found
 
-    # -- stores
-    # -----------------------------------------------------------------------------------------------------------
+    # -- stores ------------------------------------------------------------------------------------------------------
 
     def repository(self, scope: Scope) -> Repository:
         """The store of that scope; NotSupported when there is no cluster store."""
@@ -152,7 +158,7 @@ class Context:
         if self.cluster is None:
             raise NotSupported(
                 "networks of global scope need a store that the hosts share",
-                hint="Controller(cluster_store='consul://127.0.0.1:8500'), or etcd://, or sqlite:///path on one machine",
+                hint="Controller(cluster_store='sqlite:///path') for hosts simulated on one machine",
             )
         self._register()
         return self.cluster
@@ -200,8 +206,7 @@ class Context:
         cluster.commit(create(keys.LINEAGE, made), deadline)
         return made.holder
 
-    # -- objects
-    # ----------------------------------------------------------------------------------------------------------
+    # -- objects -----------------------------------------------------------------------------------------------------
 
     def network(self, scope: Scope, network_id: str, deadline: Deadline) -> Stored[NetworkRecord]:
         """The record, or NotFound."""
@@ -246,8 +251,7 @@ class Context:
                 found.append(Plug(driver, self.view(network.record, deadline), endpoint.record))
         return found
 
-    # -- intents
-    # ----------------------------------------------------------------------------------------------------------
+    # -- intents -----------------------------------------------------------------------------------------------------
 
     def begin(self, intent: Intent) -> Transaction:
         """The write that records a verb as begun."""

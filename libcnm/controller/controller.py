@@ -104,8 +104,7 @@ class Controller:
         """This host's name in the cluster."""
         return self._calls.context.host_name
 
-    # -- networks
-    # -------------------------------------------------------------------------------------------------------
+    # -- networks ----------------------------------------------------------------------------------------------------
 
     def create_network(
         self,
@@ -189,8 +188,7 @@ class Controller:
         stored = [one for _, repository in self._calls.context.repositories() for one in repository.networks(deadline)]
         return [one.record for one in stored if one.record.state != "preparing"]
 
-    # -- sandboxes
-    # ------------------------------------------------------------------------------------------------------
+    # -- sandboxes ---------------------------------------------------------------------------------------------------
 
     def create_sandbox(
         self,
@@ -249,8 +247,7 @@ class Controller:
             Sandbox(self._calls, record) for record in sorted(records, key=_container_id) if record.state == "ready"
         ]
 
-    # -- the whole host
-    # ---------------------------------------------------------------------------------------------------
+    # -- the whole host ----------------------------------------------------------------------------------------------
 
     def doctor(self, *, timeout: float | None = None) -> list[Difference]:
         """Every difference between what the records want and what this host has, row by row; changes nothing."""

@@ -130,7 +130,7 @@ class Endpoint:
             place = self._record.attachment
             if sandbox is not None and place is not None and place.sandbox_id != sandbox.id:
                 raise Forbidden(
-                    f"endpoint {self.name!r} is in the sandbox of {place.container_id!r}, not of {sandbox.container_id!r}"
+                    f"endpoint {self.name!r} is in sandbox {place.container_id!r}, not in {sandbox.container_id!r}"
                 )
             attach.leave(call.context, self._network, self._record, call.deadline)
             self._record = call.context.endpoint(self._network.scope, self._network.id, self.id, call.deadline).record

@@ -71,8 +71,7 @@ class Follower:
         self._stale_peers: dict[str, set[str]] = {}
         self._shown: set[str] = set()
 
-    # -- following
-    # ------------------------------------------------------------------------------------------------------
+    # -- following ---------------------------------------------------------------------------------------------------
 
     def refresh(self, deadline: Deadline) -> None:
         """Take in everything that was committed before this call, in every store that answers, and act on it.
@@ -148,8 +147,7 @@ class Follower:
             self._take(scope, key, None)
         scope.watch = store.watch("", listing.revision)
 
-    # -- taking in
-    # ------------------------------------------------------------------------------------------------------
+    # -- taking in ---------------------------------------------------------------------------------------------------
 
     def _take(self, scope: _Scope, key: str, entry: Entry | None) -> None:
         if entry is None:
@@ -217,8 +215,7 @@ class Follower:
             self.presences[network_id] = decode(Presence, entry.value, key)
         self.forget_peers(network_id)
 
-    # -- acting
-    # ---------------------------------------------------------------------------------------------------------
+    # -- acting ------------------------------------------------------------------------------------------------------
 
     def _name(self, network_id: str, endpoint_id: str) -> None:
         network, zone = self.networks.get(network_id), self._zones.get(network_id)

@@ -28,11 +28,15 @@ class SandboxHandle:
         """The container that it belongs to."""
         return self._record.container_id
 
+    def record_for(self, calls: Calls) -> SandboxRecord:
+        """The record, for an endpoint of the same installation; Invalid for another's. Not for users."""
+        if self._calls.installation != calls.installation:
+            raise Invalid("sandbox", self.container_id, "belongs to another installation")
+        return self._record
+
 
 def own_record(sandbox: object, calls: Calls) -> SandboxRecord:
     """The record of a sandbox that somebody handed in; Invalid when it is none, or another installation's."""
     if not isinstance(sandbox, SandboxHandle):
         raise Invalid("sandbox", sandbox, "is not a Sandbox", hint="Controller.sandbox(ref) finds one")
-    if sandbox._calls.installation != calls.installation:
-        raise Invalid("sandbox", sandbox.container_id, "belongs to another installation")
-    return sandbox._record
+    return sandbox.record_for(calls)

@@ -64,7 +64,7 @@ class NetworkSpec:
         )
 
 
-# -- create
+# -- create ----------------------------------------------------------------------------------------------------------
 # --------------------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +174,7 @@ def ipam_options(chosen: Mapping[str, str]) -> dict[str, str]:
 
 
 def _avoid(context: Context) -> tuple[Avoid, ...]:
-    return tuple(Avoid(block, reason) for block, reason in context.doors.kernel.host_networks())
+    return tuple(Avoid(one.block, one.reason, one.on_link) for one in context.doors.kernel.host_networks())
 
 
 def _claim_vni(repository: Repository, record: NetworkRecord, deadline: Deadline) -> tuple[NetworkRecord, Transaction]:
@@ -237,7 +237,7 @@ def _abandon(context: Context, repository: Repository, record: NetworkRecord) ->
         context.log.warning("network %s could not be undone yet: %s", record.id[:12], error)
 
 
-# -- delete
+# -- delete ----------------------------------------------------------------------------------------------------------
 # --------------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,8 @@ from libcnm.controller import desired, host_state
 from libcnm.controller.context import Context
 from libcnm.controller.delta import changes_in_place, delta
 from libcnm.controller.repository import Stored
-from libcnm.kernel.resources import Namespace, Sysctl
+from libcnm.kernel.firewall import routing_table
+from libcnm.kernel.resources import Bridge, FirewallElement, FirewallTable, Namespace, Route, Rule, Sysctl, Veth
 from libcnm.model.deadline import Deadline
 from libcnm.model.records import NetworkRecord, SandboxRecord, Scope
 from libcnm.model.resource import Identity, Observed, Resource, by_identity
@@ -103,7 +104,7 @@ def _heal_unit(context: Context, unit: Unit, deadline: Deadline) -> list[Differe
             lock.release()
 
 
-# -- what should be there
+# -- what should be there --------------------------------------------------------------------------------------------
 # ----------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +156,7 @@ def _sandbox_unit(context: Context, record: SandboxRecord, deadline: Deadline) -
     return Unit(f"sandbox {record.id}", (record.id,), tuple(desired.unique(resources)))
 
 
-# -- what is there
+# -- what is there ---------------------------------------------------------------------------------------------------
 # -----------------------------------------------------------------------------------------------------------
 
 
@@ -214,9 +215,14 @@ def leftovers(
 
 
 def _belongs_to(context: Context, resource: Resource) -> bool:
-    """True when the mark says that this installation made it, as far as the mark can tell installations apart."""
-    table = getattr(resource, "table", None) if resource.kind == "firewall-element" else None
-    name = table if table is not None else getattr(resource, "name", "") if resource.kind == "firewall-table" else None
-    if name is not None:
-        return bool(name == f"cnm-{context.installation.id[:12]}")
-    return True
+    """True when this very installation made it: others on this host mark theirs with the same group and protocol."""
+    tag = context.installation.id[:12]
+    if isinstance(resource, FirewallTable):
+        return resource.name == f"cnm-{tag}"
+    if isinstance(resource, FirewallElement):
+        return resource.table == f"cnm-{tag}"
+    if isinstance(resource, Route | Rule):
+        return resource.table in (routing_table(tag), routing_table(tag) + 1)
+    if isinstance(resource, Bridge | Veth):
+        return resource.alias.startswith(f"libcnm:{tag}:")
+    return isinstance(resource, Namespace)  # pinned in our own folder

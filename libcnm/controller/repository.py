@@ -78,8 +78,7 @@ class Repository:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    # -- one record
-    # -----------------------------------------------------------------------------------------------------
+    # -- one record --------------------------------------------------------------------------------------------------
 
     def read(self, cls: type[Record], key: str, deadline: Deadline) -> Stored[Record] | None:
         """The record at a key, or None; Corrupt when it is not one."""
@@ -115,8 +114,7 @@ class Repository:
         found = self.read(NameClaim, key, deadline)
         return None if found is None else found.record.holder
 
-    # -- many
-    # -----------------------------------------------------------------------------------------------------------
+    # -- many --------------------------------------------------------------------------------------------------------
 
     def networks(self, deadline: Deadline) -> list[Stored[NetworkRecord]]:
         """All networks, those being made or deleted included."""
@@ -153,8 +151,7 @@ class Repository:
     def _all(self, cls: type[Record], prefix: str, deadline: Deadline) -> list[Stored[Record]]:
         return [_stored(cls, entry) for entry in self.store.list(prefix, deadline=deadline).entries]
 
-    # -- writing
-    # --------------------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------------------------
 
     def commit(self, transaction: Transaction, deadline: Deadline, *, durable: bool = True) -> Committed:
         """One transaction; see :meth:`libcnm.kv.base.Store.transact`."""

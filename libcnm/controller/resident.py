@@ -55,8 +55,7 @@ class Resident:
         self._partial: dict[socket.socket, bytes] = {}
         self.healer = Healer(context, self._healed)
 
-    # -- life
-    # -----------------------------------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------------------------
 
     def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until stopped or not needed any more. ``ready`` is called once requests are answered."""
@@ -151,8 +150,7 @@ class Resident:
             return
         self._selector.register(self._guardian, selectors.EVENT_READ, lambda _: self._stopping.set())
 
-    # -- following
-    # ------------------------------------------------------------------------------------------------------
+    # -- following ---------------------------------------------------------------------------------------------------
 
     def _sync(self) -> None:
         """Take in everything that was committed before this call."""
@@ -200,8 +198,7 @@ class Resident:
     def _deadline(self) -> Deadline:
         return self._context.doors.clock.deadline(self._context.settings.timeout)
 
-    # -- requests
-    # ---------------------------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
         for key, _ in self._selector.select(0.25):

@@ -180,7 +180,7 @@ def _abandon(context: Context, draft: SandboxRecord) -> None:
         context.log.warning("sandbox %s could not be undone yet: %s", short(draft.id), error)
 
 
-# -- delete
+# -- delete ----------------------------------------------------------------------------------------------------------
 # ----------------------------------------------------------------------------------------------------------------
 
 
@@ -222,7 +222,7 @@ def finish_delete(context: Context, record: SandboxRecord, operation: str, deadl
     )
 
 
-# -- rename and refresh
+# -- rename and refresh ----------------------------------------------------------------------------------------------
 # ----------------------------------------------------------------------------------------------------
 
 

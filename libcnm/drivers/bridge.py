@@ -41,7 +41,7 @@ class BridgeDriver(Driver):
 
     def base(self, host: HostFacts, versions: frozenset[int]) -> Iterator[Resource]:
         yield firewall.table(host.firewall)
-        yield from firewall.isolation_base()
+        yield from firewall.isolation_base(host.routing_table)
         if 4 in versions:
             yield Sysctl("", "net/ipv4/ip_forward", "1")
         if 6 in versions:
@@ -68,7 +68,9 @@ class BridgeDriver(Driver):
             internal=record.internal,
             icc=found.get(options.BRIDGE_ICC, True),
         )
-        yield from firewall.isolation_resources(bridge=bridge, subnets=record.subnets)
+        yield from firewall.isolation_resources(
+            bridge=bridge, subnets=record.subnets, internal=record.internal, routing=host.routing_table
+        )
 
     def endpoint(self, host: HostFacts, network: NetworkView, endpoint: EndpointRecord) -> Iterator[Resource]:
         place = endpoint.attachment

@@ -153,6 +153,8 @@ def unmake(machine: Machine, resource: Resource, subject: str) -> None:
 
 
 def _apply_setting(machine: Machine, operation: str, resource: Resource, subject: str) -> None:
+    if isinstance(resource, Sysctl) and operation == "delete" and resource.restore is None:
+        return  # nothing is written, wherever
     space = machine.need(resource.identity[1], subject)
     for link in _SETTINGS[type(resource)][operation](space, resource, subject) or ():
         link_law.forget_ipv6(space, link)

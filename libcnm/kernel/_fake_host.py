@@ -8,6 +8,7 @@ from libcnm.errors import NotFound
 from libcnm.kernel._fake_links import INNER_GROUP
 from libcnm.kernel._fake_routing import Hop, best, connected
 from libcnm.kernel._fake_state import Link, Space
+from libcnm.kernel.base import HostNetwork
 from libcnm.kernel.resources import Route
 from libcnm.model.addresses import IPAddress, IPInterface, IPNetwork
 
@@ -36,20 +37,20 @@ def _own_addresses(space: Space) -> Iterator[tuple[Link, IPInterface]]:
             yield space.links[index], interface
 
 
-def networks(space: Space) -> tuple[tuple[IPNetwork, str], ...]:
-    """Blocks that the host reaches by itself, each once, and how, in words."""
-    found: dict[IPNetwork, str] = {}
+def networks(space: Space) -> tuple[HostNetwork, ...]:
+    """Blocks that the host reaches by itself, each once."""
+    found: dict[IPNetwork, tuple[str, bool]] = {}
     for hop in _hops(space):
         if not hop.destination.prefixlen or not _usable(hop.destination.network_address):
             continue
         name = space.links[hop.link].name
         if hop.via is not None:
-            found.setdefault(hop.destination, f"a route via {hop.via} over {name}")
+            found.setdefault(hop.destination, (f"a route via {hop.via} over {name}", False))
         else:
-            found.setdefault(hop.destination, f"on-link at {name}" if hop.own else f"a route over {name}")
+            found.setdefault(hop.destination, (f"on-link at {name}" if hop.own else f"a route over {name}", True))
     for link, interface in _own_addresses(space):
-        found.setdefault(interface.network, f"an address of {link.name}")
-    return tuple(found.items())
+        found.setdefault(interface.network, (f"an address of {link.name}", True))
+    return tuple(HostNetwork(block, reason, on_link) for block, (reason, on_link) in found.items())
 
 
 def addresses(space: Space) -> tuple[IPAddress, ...]:

@@ -199,7 +199,7 @@ def change_link(machine: Machine, wanted: Bridge | Veth | Vxlan, previous: Resou
     refused = [_attempt(lambda: _set_fields(space, wanted, before, subject))]
     if not isinstance(wanted, Bridge) and wanted.master is not None and space.find(wanted.master) is None:
         raise refused[0] or refusal(errno.ENODEV, subject)  # nothing after this is sent
-    refused.append(_attempt(lambda: _set_port(space, wanted, subject)))
+    refused.append(_attempt(lambda: _set_port(space, wanted, before, subject)))
     if isinstance(wanted, Veth) and not (
         isinstance(before, Veth) and (before.peer_mac, before.mtu) == (wanted.peer_mac, wanted.mtu)
     ):
@@ -229,7 +229,7 @@ def _set_fields(space: Space, wanted: Bridge | Veth | Vxlan, before: Resource | 
         link.alias = wanted.alias
 
 
-def _set_port(space: Space, wanted: Bridge | Veth | Vxlan, subject: str) -> None:
+def _set_port(space: Space, wanted: Bridge | Veth | Vxlan, before: Resource | None, subject: str) -> None:
     link = space.link(wanted.name, subject)
     if not isinstance(wanted, Bridge):
         if wanted.master is None:
@@ -237,8 +237,10 @@ def _set_port(space: Space, wanted: Bridge | Veth | Vxlan, subject: str) -> None
         else:
             enslave(space, link, space.link(wanted.master, subject), subject)
     set_up(space, link, wanted.up)
-    if isinstance(wanted, Veth):
-        link.hairpin = wanted.hairpin and link.master is not None
+    if isinstance(wanted, Veth) and link.master is not None:
+        was = isinstance(before, Veth) and before.master == wanted.master and before.hairpin
+        if wanted.hairpin != was:
+            link.hairpin = wanted.hairpin
 
 
 def _change_peer(machine: Machine, veth: Veth, subject: str) -> None:

@@ -131,6 +131,8 @@ def _next_hop_v4(space: Space, route: Route, link: Link | None, subject: str) ->
     for table in dict.fromkeys((route.table, LOCAL_TABLE, *_tables_asked(space, 4))):
         found = _on_link_v4(space, table, route.via, link)
         if found is not None:
+            if not space.links[found].up:  # a local address outlives its link's going down (probed)
+                refuse(errno.ENETDOWN, subject)
             return found
     raise refusal(errno.ENETUNREACH, subject, "Nexthop has invalid gateway")
 
@@ -146,7 +148,7 @@ def _on_link_v4(space: Space, table: int, gateway: IPAddress, link: Link | None)
         if hop.via is None and gateway in hop.destination and (link is None or hop.link == link.index)
     ]
     nearest = min(fitting, key=lambda hop: (-hop.destination.prefixlen, hop.metric), default=None)
-    return nearest.link if nearest is not None and space.links[nearest.link].up else None
+    return None if nearest is None else nearest.link
 
 
 def _tables_asked(space: Space, version: int) -> list[int]:

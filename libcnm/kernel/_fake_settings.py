@@ -146,8 +146,9 @@ def set_value(space: Space, sysctl: Sysctl, subject: str) -> list[Link]:
 
 
 def restore_value(space: Space, sysctl: Sysctl, subject: str) -> list[Link]:
-    """Delete: back to ``restore``, or nothing at all."""
-    return [] if sysctl.restore is None else write(space, sysctl.key, sysctl.restore, subject)
+    """Delete: back to ``restore``."""
+    assert sysctl.restore is not None, "without it there is nothing to write"
+    return write(space, sysctl.key, sysctl.restore, subject)
 
 
 # -- firewall ---------------------------------------------------------------------------------------------------------

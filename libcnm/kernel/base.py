@@ -39,7 +39,11 @@ class NamespaceId:
 
 @attrs.frozen
 class KernelEvent:
-    """Something changed by whomever. ``what`` says where to look again; it never says what to believe."""
+    """Something went, by whomever. ``what`` says where to look again; it never says what to believe.
+
+    Only removals are told (and what an owner of the host's firewall does): they are what needs healing at once, and a
+    host that attaches a thousand endpoints is not told a thousand times.
+    """
 
     ns: str
     what: Literal["links", "addresses", "routes", "rules", "neighbours", "firewall", "lost"]
@@ -59,12 +63,21 @@ class LinkStatistics:
     tx_dropped: int
 
 
+@attrs.frozen
+class HostNetwork:
+    """A block that the host reaches by itself, how in words, and whether directly (else through a gateway)."""
+
+    block: IPNetwork
+    reason: str
+    on_link: bool
+
+
 class KernelEvents(ABC):
     """An open subscription. ``close`` may be called from any thread and ends a running ``next``."""
 
     @abstractmethod
     def next(self, timeout: float) -> tuple[KernelEvent, ...]:
-        """What happened within ``timeout`` seconds (coalesced, own changes included); empty when nothing did.
+        """What went within ``timeout`` seconds (coalesced, own removals included); empty when nothing did.
 
         ``what="lost"`` means that events were lost (ENOBUFS): look at everything.
         """
@@ -133,10 +146,8 @@ class Kernel(ABC):
         """The path a pinned namespace has (or would have), for ``nsenter --net=``."""
 
     @abstractmethod
-    def host_networks(self) -> tuple[tuple[IPNetwork, str], ...]:
-        """Blocks that the host reaches by itself, and how in words: on-link networks and routes (not the default
-        routes, not what is ours).
-        """
+    def host_networks(self) -> tuple[HostNetwork, ...]:
+        """Blocks that the host reaches by itself: on-link networks and routes (not the default routes, not ours)."""
 
     @abstractmethod
     def mtu_towards(self, address: IPAddress) -> int:

@@ -25,6 +25,7 @@ from libcnm.kernel._fake_events import FakeEvents
 from libcnm.kernel._fake_state import HOST_INODE, NSFS_DEVICE, Machine, Row, Space, Table
 from libcnm.kernel.base import (
     Effect,
+    HostNetwork,
     Kernel,
     KernelEvent,
     KernelEvents,
@@ -33,7 +34,7 @@ from libcnm.kernel.base import (
     no_effect_hook,
 )
 from libcnm.kernel.resources import Address, FirewallTable, Interface, Namespace, Route
-from libcnm.model.addresses import IPAddress, IPNetwork
+from libcnm.model.addresses import IPAddress
 from libcnm.model.deadline import Deadline
 from libcnm.model.resource import Change, Identity, Observed, Resource
 
@@ -204,7 +205,7 @@ class FakeKernel(Kernel):
             raise Invalid("namespace", name, "is not a name for a namespace") from None
         return f"{self.run_dir}/netns/{name}"
 
-    def host_networks(self) -> tuple[tuple[IPNetwork, str], ...]:
+    def host_networks(self) -> tuple[HostNetwork, ...]:
         with self._lock:
             return _fake_host.networks(self._machine.host)
 

@@ -35,7 +35,6 @@ from libcnm.model.addresses import IPAddress, IPNetwork
 __all__ = [
     "FORWARD_MARK",
     "FORWARD_MASK",
-    "INTERNAL_TABLE",
     "ISOLATION_PRIORITY",
     "ISOLATION_TABLE",
     "USER",
@@ -44,13 +43,15 @@ __all__ = [
     "network_elements",
     "port_elements",
     "port_sysctls",
+    "routing_table",
     "table",
 ]
 
-ISOLATION_TABLE: Final = 8472
-"""Routing table with a ``prohibit`` route for every subnet of every network."""
-INTERNAL_TABLE: Final = 8473
-"""Routing table with nothing but ``prohibit``, for what comes out of internal networks."""
+ISOLATION_TABLE: Final = 0x636E0000
+"""Routing table with a ``prohibit`` route for every subnet of every network; each installation has one of its own, from
+:func:`routing_table`. The next number is its table with nothing but ``prohibit``, for what comes out of internal
+networks.
+"""
 ISOLATION_PRIORITY: Final = 8000
 """After the local table (0), before main (32766) and before whatever users usually add."""
 _ANY_MASK: Final = 0xFFFFFFFF
@@ -136,20 +137,30 @@ def port_sysctls(
     return (Sysctl(ns=ns, key=f"net/ipv4/conf/{bridge}/route_localnet", value="1", link=bridge, restore="0"),)
 
 
-def isolation_base(ns: str = "") -> tuple[Rule | Route, ...]:
+def routing_table(installation: str) -> int:
+    """The number of an installation's isolation table, an even one, from its id (hexadecimal)."""
+    return ISOLATION_TABLE + (int(installation[:4], 16) & 0xFFFE)
+
+
+def isolation_base(routing: int = ISOLATION_TABLE, ns: str = "") -> tuple[Rule | Route, ...]:
     """What :func:`isolation_resources` needs once per host: the dead end of internal networks, in both families.
 
     No rule that sends marked packets to the main table: it would skip every rule that users have, for example for a
     second uplink. Each network's own rule asks for the mark to be absent instead.
     """
     return tuple(
-        Route(ns=ns, destination=everything, table=INTERNAL_TABLE, metric=_METRIC, type="prohibit")
+        Route(ns=ns, destination=everything, table=routing + 1, metric=_METRIC, type="prohibit")
         for everything in (ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0"))
     )
 
 
 def isolation_resources(
-    *, bridge: str, subnets: Sequence[IPNetwork], internal: bool = False, ns: str = ""
+    *,
+    bridge: str,
+    subnets: Sequence[IPNetwork],
+    internal: bool = False,
+    routing: int = ISOLATION_TABLE,
+    ns: str = "",
 ) -> tuple[Rule | Route, ...]:
     """Keeps containers on ``bridge`` out of all networks, and other networks out of ``subnets``, without a firewall.
 
@@ -163,7 +174,7 @@ def isolation_resources(
             ns=ns,
             version=version,
             priority=ISOLATION_PRIORITY,
-            table=INTERNAL_TABLE if internal else ISOLATION_TABLE,
+            table=routing + 1 if internal else routing,
             iif=bridge,
             mark=None if internal else 0,
             mask=_ANY_MASK if internal else FORWARD_MASK,
@@ -171,6 +182,6 @@ def isolation_resources(
         for version in (4, 6)
     )
     routes = tuple(
-        Route(ns=ns, destination=subnet, table=ISOLATION_TABLE, metric=_METRIC, type="prohibit") for subnet in subnets
+        Route(ns=ns, destination=subnet, table=routing, metric=_METRIC, type="prohibit") for subnet in subnets
     )
     return (*rules, *routes)

@@ -7,6 +7,7 @@ other hosts: :mod:`libcnm.lab.lab` joins them.
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 from libcnm.controller.controller import Controller
 from libcnm.controller.doors import Paths, open_doors
-from libcnm.errors import Invalid, NotFound, NotSupported
+from libcnm.errors import CnmError, Invalid, NotFound, NotSupported
 from libcnm.kernel.base import NamespaceId
 from libcnm.kernel.linux import Home, LinuxKernel
 from libcnm.kernel.linux.spawn import spawn
@@ -23,6 +24,8 @@ from libcnm.kernel.linux.worker import HomeNamespaces
 from libcnm.kernel.resources import Namespace
 from libcnm.lab.wire import patience
 from libcnm.model.addresses import IPAddress, IPInterface
+
+log = logging.getLogger("libcnm.lab")
 
 
 class Host:
@@ -170,7 +173,10 @@ class Host:
     def close(self) -> None:
         """Release what this process holds of the host, except its namespaces."""
         for controller in self.controllers:
-            controller.close()
+            try:
+                controller.close()
+            except CnmError as error:
+                log.debug("closing %r: %s", controller, error)  # its user has closed it before
         self.controllers.clear()
         kernel, self._kernel = self._kernel, None
         if kernel is not None:
@@ -182,6 +188,9 @@ class Host:
         here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         known = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path and path != here]
         env["PYTHONPATH"] = os.pathsep.join([here, *known])
+        if env.pop("PYTHONDONTWRITEBYTECODE", ""):
+            # Whoever wants no caches in the tree still wants each of many short processes to start quickly.
+            env["PYTHONPYCACHEPREFIX"] = os.path.join(os.path.dirname(self.state_dir), "bytecode")
         return {"cwd": os.getcwd(), **options, "env": env}
 
 

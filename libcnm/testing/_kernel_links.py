@@ -8,7 +8,8 @@ import pytest
 from libcnm.errors import Invalid
 from libcnm.kernel.resources import Address, Bridge, Interface, Namespace, Sysctl, Veth, Vxlan, ipv6_switch
 from libcnm.model.limits import MTU_MAX, MTU_MIN
-from libcnm.testing._kernel_bench import INNER, Bench, address, bridge, pair, vxlan
+from libcnm.model.resource import Change
+from libcnm.testing._kernel_bench import INNER, Bench, address, bridge, pair, vxlan, within
 
 
 class NamespaceConformance:
@@ -213,6 +214,13 @@ class LinkConformance:
         assert (1, 0) == (bench.kernel.sweep(), bench.kernel.sweep())
         assert [resources[1]] == bench.read(Veth)
         assert [resources[3]] == bench.read(Address, "s1")
+
+    def test_a_sandbox_may_come_and_go_in_one_batch(self, bench: Bench) -> None:
+        """An interface brought up in a namespace that is gone at the end of the batch is no trouble."""
+        steps = [Change("add", resource) for resource in (Namespace("s1"), *pair(), Interface("s1", INNER))]
+        steps += [Change("delete", resource) for resource in (*pair(), Namespace("s1"))]
+        assert {None} == set(bench.kernel.apply(steps, deadline=within()))
+        assert ([], []) == (bench.read(Namespace), bench.read(Veth))
 
     def test_a_name_is_free_when_its_namespace_went_after_it(self, bench: Bench) -> None:
         """Leave and join again: the pair deleted, the namespace deleted, both made again in one batch."""

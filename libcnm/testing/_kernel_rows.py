@@ -53,6 +53,13 @@ class RowConformance:
         bench.add(Sysctl("s1", ipv6_switch(INNER), "0", link=INNER), wanted)
         assert [wanted] == bench.read(Address, "s1")
 
+    def test_an_address_where_ipv6_is_gone_is_not_there(self, bench: Bench) -> None:
+        """Under 1,280 octets a link has no IPv6 at all; deleting an address from it is ENOENT as anywhere."""
+        wanted = address("b1", "fd00::1/64")
+        bench.add(bridge(), wanted)
+        bench.change(bridge(), bridge(mtu=1279))
+        assert ([], "ENOENT") == (bench.read(Address), bench.errno("delete", wanted))
+
     def test_switching_ipv6_off_takes_addresses_along(self, bench: Bench) -> None:
         """IPv6 addresses are gone, IPv4 ones stay."""
         bench.add(bridge(), address("b1", "10.0.0.1/24"), address("b1", "fd00::1/64"))

@@ -8,12 +8,13 @@ your own by giving :meth:`ControllerMachine.registry`.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import ClassVar, Final, Literal
 
-from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -32,7 +33,7 @@ from libcnm.testing.world import Crash, FakeHost, FakeWorld
 
 HOSTS: Final = ("one", "two")
 PROCESSES: Final = (0, 1)
-NAMES: Final = ("a", "b", "c.d")
+NAMES: Final = ("red", "sky", "x.y")  # no name may look like the beginning of an id
 HOSTILE: Final = ("", " ", "../x", "-a", "a b", "a/b", "a\0", "ä", "x" * 129)
 CONTAINERS: Final = ("c1", "c2")
 DRIVERS: Final = ("bridge", "bridge", "bridge", "overlay", "overlay", "overlay", "null", "host")
@@ -47,6 +48,26 @@ PORTS: Final = ((), (), ("8080:80",), ("0.0.0.0:8080:80", "8081:81/udp"), ("[::1
 
 hosts = st.sampled_from(HOSTS)
 processes = st.sampled_from(PROCESSES)
+
+
+class _Nothing(Exception):
+    """There is nothing for a rule to act on."""
+
+
+def _need(what: object) -> None:
+    if not what:
+        raise _Nothing
+
+
+def _if_possible(act: Callable[..., None]) -> Callable[..., None]:
+    """A rule that does nothing when there is nothing to act on: Hypothesis would throw the whole run away."""
+
+    @functools.wraps(act)
+    def attempt(*args: object, **drawn: object) -> None:
+        with suppress(_Nothing):
+            act(*args, **drawn)
+
+    return attempt
 
 
 class ControllerMachine(RuleBasedStateMachine):
@@ -100,12 +121,12 @@ class ControllerMachine(RuleBasedStateMachine):
 
     def _some_network(self, data: st.DataObject, *drivers: str) -> Net:
         found = [one for one in self.model.networks.values() if not drivers or one.driver in drivers]
-        assume(found)
+        _need(found)
         return data.draw(st.sampled_from(sorted(found, key=lambda one: (one.home, one.name))), label="network")
 
     def _some_endpoint(self, data: st.DataObject, attached: bool | None = None) -> tuple[Net, Ep]:
         found = [one for one in self.model.endpoints.values() if attached is None or bool(one.host) == attached]
-        assume(found)
+        _need(found)
         by_name = sorted(found, key=lambda one: (self.model.networks[one.network].name, one.network, one.name))
         one = data.draw(st.sampled_from(by_name), label="endpoint")
         return self.model.networks[one.network], one
@@ -122,6 +143,7 @@ class ControllerMachine(RuleBasedStateMachine):
     @rule(host=hosts, process=processes, name=st.sampled_from(NAMES), driver=st.sampled_from(DRIVERS),
           subnets=st.sampled_from(SUBNETS), internal=st.sampled_from((False, False, True)),
           way=st.sampled_from(("create", "create", "ensure", "twice")))  # fmt: skip
+    @_if_possible
     def create_network(
         self, host: str, process: int, name: str, driver: str, subnets: tuple[str, ...], internal: bool, way: str
     ) -> None:
@@ -129,8 +151,8 @@ class ControllerMachine(RuleBasedStateMachine):
         blocks: list[IPNetwork] = [ipaddress.ip_network(one) for one in subnets]
         refusal = self.model.create_network(host, name, driver, blocks)
         if way == "ensure":
-            if refusal is not None:
-                return
+            visible = (one.name for one in self.model.networks.values() if one.home in ("", host))
+            _need(refusal is None and name not in visible)  # what differs is told in the tests of ensure_network
             make = lambda: cnm.ensure_network(name, driver, subnets=subnets, internal=internal)  # noqa: E731
         else:
             request = None if way == "create" else f"request-{len(self.deleted)}-{self.world.entropy.below(2**32)}"
@@ -158,7 +180,9 @@ class ControllerMachine(RuleBasedStateMachine):
         for net in list(self.model.networks.values())[:1]:
             self._expect("hostile", Invalid, lambda: self._network(net, host).create_endpoint(name))  # noqa: B023
 
+    @precondition(lambda self: self.model.networks)
     @rule(data=st.data(), host=hosts, process=processes, force=st.booleans())
+    @_if_possible
     def delete_network(self, data: st.DataObject, host: str, process: int, force: bool) -> None:
         net = self._some_network(data)
         live = self._network(net, host, process)
@@ -174,9 +198,11 @@ class ControllerMachine(RuleBasedStateMachine):
 
     # -- endpoints --------------------------------------------------------------------------------------------------------
 
+    @precondition(lambda self: self.model.networks)
     @rule(data=st.data(), host=hosts, process=processes, name=st.sampled_from(NAMES),
           address=st.sampled_from((None, None, None, *ADDRESSES)), mac=st.sampled_from((None, None, None, *MACS)),
           ports=st.sampled_from(PORTS), twice=st.booleans())  # fmt: skip
+    @_if_possible
     def create_endpoint(
         self, data: st.DataObject, host: str, process: int, name: str, address: str | None, mac: str | None,
         ports: tuple[str, ...], twice: bool,
@@ -199,7 +225,9 @@ class ControllerMachine(RuleBasedStateMachine):
         self.model.endpoints[made.id] = Ep(made.id, net.id, name, addresses, made.mac)
         self.model.ports[made.id] = tuple(Port.of(port) for port in ports)
 
+    @precondition(lambda self: self.model.endpoints)
     @rule(data=st.data(), host=hosts, process=processes, force=st.booleans())
+    @_if_possible
     def delete_endpoint(self, data: st.DataObject, host: str, process: int, force: bool) -> None:
         net, one = self._some_endpoint(data)
         live = self._network(net, host, process).endpoint(one.id)
@@ -224,7 +252,9 @@ class ControllerMachine(RuleBasedStateMachine):
         if not there:
             self.model.sandboxes[host, container] = not own
 
+    @precondition(lambda self: self.model.sandboxes)
     @rule(data=st.data(), process=processes, keep=st.booleans())
+    @_if_possible
     def delete_sandbox(self, data: st.DataObject, process: int, keep: bool) -> None:
         host, container, live = self._some_sandbox(data, process)
         self._expect("delete_sandbox", None, lambda: live.delete(keep_endpoints=keep))
@@ -240,13 +270,15 @@ class ControllerMachine(RuleBasedStateMachine):
         self, data: st.DataObject, process: int, on: Sequence[str] = HOSTS
     ) -> tuple[str, str, Sandbox]:
         found = sorted(key for key in self.model.sandboxes if key[0] in on)
-        assume(found)
+        _need(found)
         host, container = data.draw(st.sampled_from(found), label="sandbox")
         return host, container, self._cnm(host, process).sandbox(container)
 
     # -- joining and leaving ----------------------------------------------------------------------------------------------
 
+    @precondition(lambda self: self.model.endpoints and self.model.sandboxes)
     @rule(data=st.data(), process=processes, priority=st.sampled_from((0, 0, 5, -3)), twice=st.booleans())
+    @_if_possible
     def join(self, data: st.DataObject, process: int, priority: int, twice: bool) -> None:
         net, one = self._some_endpoint(data, attached=data.draw(st.sampled_from((False, False, False, None))))
         host, container, live = self._some_sandbox(data, process, (net.home,) if net.home else HOSTS)
@@ -260,11 +292,44 @@ class ControllerMachine(RuleBasedStateMachine):
                 do()
             self.model.endpoints[one.id] = self._attached(one, host, container, priority)
 
+    @rule(data=st.data(), host=hosts, process=processes, driver=st.sampled_from(("bridge", "overlay", "overlay")),
+          subnets=st.sampled_from(SUBNETS[:-1]), ports=st.sampled_from(PORTS), priority=st.sampled_from((0, 5, -3)),
+          container=st.sampled_from(CONTAINERS))  # fmt: skip
+    @_if_possible
+    def connect(
+        self, data: st.DataObject, host: str, process: int, driver: str, subnets: tuple[str, ...], ports: tuple[str, ...],
+        priority: int, container: str,
+    ) -> None:  # fmt: skip
+        """All the way from nothing to an attached endpoint, on whatever is there: what most users do most of the time."""
+        usable = [one for one in self.model.networks.values() if one.driver == driver and one.home in ("", host)]
+        if not usable:
+            name = next(iter(set(NAMES) - {one.name for one in self.model.networks.values()}), None)
+            _need(name is not None)
+            self.create_network(host, process, name, driver, subnets, internal=False, way="create")
+            usable = [one for one in self.model.networks.values() if one.name == name]
+        _need(usable)
+        if (host, container) not in self.model.sandboxes:
+            self.create_sandbox(host, process, container, own=True)
+        net = data.draw(st.sampled_from(sorted(usable, key=lambda one: one.name)), label="network")
+        name = f"e{self.world.entropy.below(2**32)}"
+        if self.model.create_endpoint(net, name, None, None) is None:
+            endpoint = self._network(net, host, process).create_endpoint(name, ports=ports)
+            addresses = frozenset(interface.ip for interface in endpoint.addresses)
+            one = self.model.endpoints[endpoint.id] = Ep(endpoint.id, net.id, name, addresses, endpoint.mac)
+            self.model.ports[endpoint.id] = tuple(Port.of(port) for port in ports)
+            refusal = self.model.join(one, host, container)
+            sandbox = self._cnm(host, process).sandbox(container)
+            self._expect("join", refusal, lambda: endpoint.join(sandbox, priority=priority))
+            if refusal is None:
+                self.model.endpoints[one.id] = self._attached(one, host, container, priority)
+
     def _attached(self, one: Ep, host: str, container: str, priority: int) -> Ep:
         self.model.priority[one.id] = priority
         return Ep(one.id, one.network, one.name, one.addresses, one.mac, host, container)
 
+    @precondition(lambda self: self.model.endpoints)
     @rule(data=st.data(), host=hosts, process=processes, twice=st.booleans())
+    @_if_possible
     def leave(self, data: st.DataObject, host: str, process: int, twice: bool) -> None:
         net, one = self._some_endpoint(data, attached=data.draw(st.sampled_from((True, True, None))))
         here = net.home or host
@@ -293,6 +358,7 @@ class ControllerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), process=processes, number=st.integers(0, 60),
           verb=st.sampled_from(("create_network", "create_endpoint", "create_sandbox", "join", "leave", "delete_endpoint",
                                 "delete_network", "delete_sandbox")))  # fmt: skip
+    @_if_possible
     def crash(self, data: st.DataObject, process: int, number: int, verb: str) -> None:
         """Kill the process at an effect of a verb; the next process finds it done or undone, and every object whole."""
         host, act, after = self._crashable(data, process, verb)
@@ -326,7 +392,7 @@ class ControllerMachine(RuleBasedStateMachine):
             return host, lambda: self._cnm(host, process).create_network(name, driver), self._changed_at_most(1)
         if verb == "create_sandbox":
             container = next((one for one in CONTAINERS if (host, one) not in self.model.sandboxes), None)
-            assume(container is not None)
+            _need(container is not None)
             return host, lambda: self._cnm(host, process).create_sandbox(str(container)), self._changed_at_most(1)
         if verb == "delete_sandbox":
             host, _, live = self._some_sandbox(data, process)
@@ -336,16 +402,16 @@ class ControllerMachine(RuleBasedStateMachine):
             host = net.home or host
             network = self._network(net, host, process)
             if verb == "delete_network":
-                assume(self.model.delete_network(host, net, force=True) is None)
+                _need(self.model.delete_network(host, net, force=True) is None)
                 most = 1 + len(self.model.of(net.id))
                 return host, lambda: network.delete(force=True), self._changed_at_most(most)
             name = f"e{self.world.entropy.below(2**32)}"
-            assume(self.model.create_endpoint(net, name, None, None) is None)
+            _need(self.model.create_endpoint(net, name, None, None) is None)
             return host, lambda: network.create_endpoint(name), self._changed_at_most(1)
         net, one = self._some_endpoint(data, attached=verb != "join")
         if verb == "join":
             host, container, live = self._some_sandbox(data, process, (net.home,) if net.home else HOSTS)
-            assume(self.model.join(one, host, container) is None)
+            _need(self.model.join(one, host, container) is None)
             self.model.priority[one.id] = 0
             endpoint = self._network(net, host, process).endpoint(one.id)
             return host, lambda: endpoint.join(live), self._changed_at_most(1)
@@ -363,6 +429,7 @@ class ControllerMachine(RuleBasedStateMachine):
 
         return check
 
+    @precondition(lambda self: self.model.sandboxes)
     @rule(host=hosts)
     def reboot(self, host: str) -> None:
         """The power went: networks and endpoints stay, with their addresses; what belongs to a boot is gone."""
@@ -377,6 +444,7 @@ class ControllerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.networks)
     @rule(data=st.data(), host=hosts, act=st.sampled_from(("delete", "delete", "delete", "flush")))
+    @_if_possible
     def vandalise(self, data: st.DataObject, host: str, act: Literal["delete", "flush"]) -> None:
         """Somebody removes something of ours by hand; it is noticed, and healed."""
         machine = self.world.host(host)
@@ -385,7 +453,7 @@ class ControllerMachine(RuleBasedStateMachine):
             machine.kernel.flush_firewall()
         else:
             ours = _ours(machine.kernel)
-            assume(ours)
+            _need(ours)
             identity = data.draw(st.sampled_from(ours), label="victim")
             self.counts[f"vandalise {identity[0]}"] += 1
             machine.kernel.vandalise_delete(identity)

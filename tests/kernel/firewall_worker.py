@@ -69,7 +69,7 @@ def attempt(protocol: str, address: str, port: int, seconds: float) -> str | Non
 def main() -> None:
     name, *ports = sys.argv[1:]
     serve(name, [int(port) for port in ports])
-    print(json.dumps("ready"), flush=True)
+    print(json.dumps({}), flush=True)  # ready
     for line in sys.stdin:
         answers: dict[str, str | None] = {}
 

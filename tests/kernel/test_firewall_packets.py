@@ -88,9 +88,8 @@ class Worker:
             with contextlib.suppress(BrokenPipeError):
                 print(json.dumps(requests), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
-        assert line, f"{self.process.args} ended with {self.process.wait()}"
-        answer: Mapping[str, str | None] = json.loads(line)
-        return answer
+        assert line, ("ended with", self.process.wait())
+        return dict(json.loads(line))
 
     def close(self) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -422,12 +421,8 @@ def test_loopback_addresses_never_come_in(place: Place) -> None:
     run(*inside, "sysctl", "-q", "-w", "net.ipv4.conf.eth0.route_localnet=1")
     sysctl("net/ipv4/conf/fw-lan/route_localnet", "1")
     try:
-        probes = [
-            Probe("lan", protocol, "127.0.0.1", port)
-            for protocol in PROTOCOLS
-            for port in (LOOPBACK, WILD, HOST_SERVICE)
-        ]
-        assert place.probe(probes) == {}
+        ports = (LOOPBACK, WILD, HOST_SERVICE)
+        assert place.probe([Probe("lan", one, "127.0.0.1", port) for one in PROTOCOLS for port in ports]) == {}
         run("nft", "flush", "ruleset")
         leaked = place.probe([Probe("lan", "tcp", "127.0.0.1", HOST_SERVICE, "host")])
         assert leaked == {}, "the hole that the rule closes was not there: this test proved nothing"
@@ -455,16 +450,16 @@ def test_a_port_on_a_foreign_address_captures_nothing(place: Place) -> None:
 
 
 def test_nothing_is_published_into_an_internal_network(place: Place) -> None:
-    """Even where a port leads there, the network stays closed; its driver publishes none."""
+    """Even where a port leads there, the network stays closed."""
     place.protect()
-    inner, host = address("i1", 4), ipaddress.ip_address(address("host", 4))
+    inner, host = ipaddress.ip_address(address("i1", 4)), ipaddress.ip_address(address("host", 4))
     lead_in = firewall.port_elements(
         TABLE,
         bridge=bridge("i"),
         protocol="tcp",
         host_address=host,
         host_port=8090,
-        address=ipaddress.ip_address(inner),
+        address=inner,
         port=OPEN,
     )
     place.apply(*(Change("add", element) for element in lead_in))
@@ -493,8 +488,8 @@ def test_users_marks_survive(place: Place) -> None:
     """Our mark is one bit: what users have set in the others is still there behind it."""
     place.protect()
     run("nft", "add", "table", "inet", "user-marks")
-    marks, hooked = ("inet", "user-marks"), "{ type filter hook prerouting priority -150; }"
-    run("nft", "add", "chain", *marks, "before", hooked)
+    marks = ("inet", "user-marks")
+    run("nft", "add", "chain", *marks, "before", "{ type filter hook prerouting priority -150; }")
     run("nft", "add", "rule", *marks, "before", "meta", "mark", "set", "0x42")
     run("nft", "add", "chain", *marks, "after", "{ type filter hook forward priority -10; }")
     both = f"{0x42 | firewall.FORWARD_MARK:#x}"

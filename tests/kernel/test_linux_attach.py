@@ -393,11 +393,10 @@ def cable(here: Host, there: Host, home: Home) -> None:
 
 
 def test_a_vni_clash_names_the_vni(host: Host) -> None:
-    """The kernel's words and the number, so that somebody can find the other device."""
+    """The kernel's words, the number, and the other device."""
     host.add(*overlay())
     (outcome,) = host.outcomes("add", Vxlan("", "x2", 4097, "02:00:00:00:00:09", ipaddress.ip_address("127.0.0.1")))
-    assert "VNI 4097" in outcome
-    assert "already exists" in outcome
+    assert "already exists (VNI 4097 is vxlan0 in 1-blue's)" in outcome
 
 
 def test_a_vni_is_free_again_at_once(host: Host, tmp_path: Path) -> None:

@@ -215,6 +215,7 @@ def test_no_descriptor_is_left(tmp_path: Path) -> None:
             change(kernel, "add", *endpoint(number))
         kernel.read({"", *(f"s{number}" for number in range(2, 90))}, deadline=within())
         kernel.apply([Change("add", Namespace("s2")), Change("delete", Namespace("none"))], deadline=within())
+        assert len(os.listdir("/proc/self/fd")) < 2 * 64 + 50  # however many were read, firewalls included
         kernel.open_socket("s3", socket.AF_INET, socket.SOCK_DGRAM).close()
         events = kernel.events()
         events.follow({"", "s3"})
@@ -296,14 +297,15 @@ def test_a_deletion_by_hand_is_known_within_100_ms(kernel: LinuxKernel) -> None:
     change(kernel, "add", Bridge("", "br0", "02:42:00:00:00:01"), *endpoint(2))
     events = kernel.events()
     events.follow({"", "s2"})
-    assert () == events.next(0.0)
+    while events.next(0.05):
+        pass  # carriers are noticed late
     run(kernel, "ip", "link", "delete", "ve2")
     assert told(events, KernelEvent("", "links")) < 0.1
     events.close()
 
 
-def test_every_kind_of_change_has_its_word(kernel: LinuxKernel) -> None:
-    """What says where to look again."""
+def test_every_kind_of_removal_has_its_word(kernel: LinuxKernel) -> None:
+    """What says where to look again; what comes or changes is not told."""
     change(kernel, "add", Bridge("", "br0", "02:42:00:00:00:01"))
     events = kernel.events()
     events.follow({""})
@@ -311,11 +313,14 @@ def test_every_kind_of_change_has_its_word(kernel: LinuxKernel) -> None:
         "addresses": ["address", "add", "10.9.0.1/24", "dev", "br0"],
         "routes": ["route", "add", "10.8.0.0/24", "dev", "br0"],
         "rules": ["rule", "add", "pref", "77", "lookup", "77"],
-        "neighbours": ["neigh", "add", "10.9.0.9", "lladdr", "02:00:00:00:00:09", "dev", "br0", "nud", "permanent"],
-        "links": ["link", "set", "br0", "mtu", "1400"],
+        "neighbours": ["neigh", "add", "10.9.0.9", "lladdr", "02:00:00:00:00:09", "dev", "br0", "proto", "196"],
+        "links": ["link", "add", "theirs", "type", "bridge"],
     }
     for what, argv in steps.items():
         run(kernel, "ip", *argv)
+        assert () == events.next(0)
+        undo = ["delete" if word == "add" else word for word in argv]
+        run(kernel, "ip", *undo[:3] if what == "links" else undo)
         told(events, KernelEvent("", what))  # type: ignore[arg-type]  # the words of the keys above
     events.close()
 
@@ -329,6 +334,7 @@ def test_lost_events_are_announced(kernel: LinuxKernel) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     rows = [Neighbour("", "br0", ipaddress.ip_address(f"10.9.0.{n}"), "02:00:00:00:00:01") for n in range(1, 200)]
     change(kernel, "add", *rows)
+    change(kernel, "delete", *rows)
     told(events, KernelEvent("", "lost"))
     events.close()
 
@@ -341,8 +347,8 @@ def test_a_followed_namespace_may_come_and_go(kernel: LinuxKernel) -> None:
     for _ in range(2):
         change(kernel, "add", *endpoint(2))
         told(events, KernelEvent("s2", "lost"))
-        run(kernel, "ip", "link", "set", "eth0", "mtu", "1400", ns="s2")
-        told(events, KernelEvent("s2", "links"))
+        run(kernel, "ip", "address", "flush", "dev", "eth0", ns="s2")
+        told(events, KernelEvent("s2", "addresses"))
         change(kernel, "delete", Namespace("s2"))
         told(events, KernelEvent("s2", "lost"))
         wait_for(lambda: "ve2" not in run(kernel, "ip", "link"))

@@ -253,7 +253,7 @@ class TestHost:
                 Uplink("wan0", ("203.0.113.7/24",), 9000, "203.0.113.1"),
             )
         )
-        assert {network("198.51.100.0/24"), network("203.0.113.0/24")} == {block for block, _ in kernel.host_networks()}
+        assert {network("198.51.100.0/24"), network("203.0.113.0/24")} == {one.block for one in kernel.host_networks()}
         assert (ip("203.0.113.7"), ip("198.51.100.7")) == kernel.local_addresses()
         assert (1500, 9000) == (kernel.mtu_towards(ip("198.51.100.9")), kernel.mtu_towards(ip("192.0.2.1")))
 

@@ -139,16 +139,17 @@ def test_route_localnet_only_where_loopback_is_published(host_address: str | Non
 def test_policy_routing_is_one_rule_a_family_and_one_route_a_subnet() -> None:
     """Never a rule per pair; and both families have the rule even if the network has only one."""
     found = firewall.isolation_resources(bridge="br-a", subnets=[FOUR])
-    rule = Rule("", 4, 8000, 8472, "br-a", mark=0, mask=firewall.FORWARD_MASK)
-    route = Route("", FOUR, table=8472, metric=1, type="prohibit")
+    rule = Rule("", 4, 8000, firewall.ISOLATION_TABLE, "br-a", mark=0, mask=firewall.FORWARD_MASK)
+    route = Route("", FOUR, table=firewall.ISOLATION_TABLE, metric=1, type="prohibit")
     assert (rule, attrs.evolve(rule, version=6), route) == found
 
 
 def test_an_internal_network_has_no_way_out_even_with_the_mark() -> None:
     """Its rules ask for no mark and lead to where everything is prohibited; others still stay out of it."""
     *found_rules, route = firewall.isolation_resources(bridge="br-a", subnets=[SIX], internal=True)
-    assert [(None, 8473), (None, 8473)] == [(one.mark, one.table) for one in found_rules if isinstance(one, Rule)]
-    assert Route("", SIX, table=8472, metric=1, type="prohibit") == route
+    internal = firewall.ISOLATION_TABLE + 1
+    assert [(None, internal), (None, internal)] == [(one.mark, one.table) for one in found_rules if isinstance(one, Rule)]
+    assert Route("", SIX, table=firewall.ISOLATION_TABLE, metric=1, type="prohibit") == route
     everything = {str(one.destination) for one in firewall.isolation_base() if isinstance(one, Route)}
     assert {"0.0.0.0/0", "::/0"} == everything
 

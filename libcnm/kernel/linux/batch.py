@@ -209,6 +209,21 @@ class Batch:
             rows = wire.dump(pack.dump_links(master=bridge), self.deadline)
         return [link.index for link in map(unpack.link, rows) if link.master == bridge]
 
+    def vni_holder(self, vni: int) -> str | None:
+        """Which device of the host or of a pinned namespace has a VNI, in words; None when it is about to go with its
+        own.
+        """
+        for ns in self.channels.names(self.deadline):
+            try:
+                with self.channels.lent(ns, self.deadline) as channel, channel.wire(self.deadline) as wire:
+                    rows = wire.dump(pack.dump_links(), self.deadline)
+            except FileNotFoundError:
+                continue
+            for link in map(unpack.link, rows):
+                if link.kind == "vxlan" and unpack.u32_of(link.data, pack.IFLA_VXLAN_ID) == vni:
+                    return f"{link.name} in {ns}" if ns else f"{link.name} of the host"
+        return None
+
     def index(self, ns: str, name: str) -> int:
         """A link's index. Remembered for this call only: others may rename links and make new ones of the same name."""
         known = self._indexes.get((ns, name))

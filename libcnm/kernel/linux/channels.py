@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from libcnm.errors import DeadlineExceeded
+from libcnm.errors import DeadlineExceeded, Unavailable
 from libcnm.kernel.base import NamespaceId
 from libcnm.kernel.linux import transport
 from libcnm.kernel.linux.namespaces import Namespaces, identity_of
@@ -98,23 +98,40 @@ class Channels:
             channel.users -= 1
             self._close_if_dropped(channel)
 
+    @contextmanager
+    def lent(self, name: str, deadline: Deadline) -> Iterator[Channel]:
+        """:meth:`lend` and :meth:`give_back`; Unavailable when it cannot be opened for want of descriptors and the
+        like.
+        """
+        try:
+            channel = self.lend(name, deadline)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise Unavailable("the kernel door", str(error)) from error
+        try:
+            yield channel
+        finally:
+            self.give_back(channel)
+
+    def names(self, deadline: Deadline) -> tuple[str, ...]:
+        """The host and every pinned namespace."""
+        return ("", *self._worker.call(self._namespaces.names, deadline))
+
     def make(self, name: str, deadline: Deadline) -> Channel:
         """Make a namespace and lend its channel, in one trip."""
         return self._worker.call(lambda: self._made(name), deadline, undo=self.give_back)
 
-    def drop_unpinned(self) -> list[str]:
-        """On the worker's thread: forget what is no longer pinned under its name; the names."""
+    def drop_unpinned(self) -> None:
+        """On the worker's thread: forget what is no longer pinned under its name."""
         with self._lock:
             names = [name for name in self._open if name]
-        dropped: list[str] = []
         for name in names:
             now = self._namespaces.pinned(name)
             with self._lock:
                 channel = self._open.get(name)
                 if channel is not None and channel.identity != now:
                     self._drop(name)
-                    dropped.append(name)
-        return dropped
 
     def close(self) -> None:
         """Drop all; those lent close when they come back."""

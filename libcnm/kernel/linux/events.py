@@ -1,9 +1,9 @@
-"""Following namespaces: what changed in them, by whomever, as soon as the kernel says so.
+"""Following namespaces: what went from them, by whomever, as soon as the kernel says so.
 
 One socket for each followed namespace, in the groups of links, addresses, routes, rules and neighbours; in the
 host's a second one for nf_tables. An event says where to look again and is coalesced with its like; when the kernel
 had to drop some, it says "lost". The mount table is watched, too: a namespace that is followed is let go of when it
-is unpinned, and taken up when it is pinned. It never looks at what changed. Sources: rtnetlink(7),
+is unpinned, and taken up when it is pinned. It never looks at what is left. Sources: rtnetlink(7),
 <linux/rtnetlink.h>.
 """
 
@@ -24,7 +24,7 @@ from libcnm.kernel.base import KernelEvent, KernelEvents, NamespaceId
 from libcnm.kernel.linux import pack, transport, unpack
 from libcnm.kernel.linux.namespaces import Namespaces, identity_of
 from libcnm.kernel.linux.worker import HomeNamespaces, Worker
-from libcnm.kernel.resources import PROTOCOL
+from libcnm.kernel.resources import PARKED_GROUP, PROTOCOL
 from libcnm.model import limits
 from libcnm.model.deadline import Deadline
 
@@ -37,17 +37,14 @@ _NFNLGRP_NFTABLES: Final = 7
 _NETLINK_NETFILTER: Final = 12
 _BUFFER_BYTES: Final = 1 << 21
 _WHAT: Final[dict[int, What]] = {
-    pack.RTM_NEWLINK: "links",
     pack.RTM_DELLINK: "links",
-    pack.RTM_NEWADDR: "addresses",
     pack.RTM_DELADDR: "addresses",
-    pack.RTM_NEWROUTE: "routes",
     pack.RTM_DELROUTE: "routes",
-    pack.RTM_NEWRULE: "rules",
     pack.RTM_DELRULE: "rules",
-    pack.RTM_NEWNEIGH: "neighbours",
     pack.RTM_DELNEIGH: "neighbours",
 }
+_NFT_REMOVALS: Final = frozenset({2, 5, 8, 11, 14})
+"""NFT_MSG_DELTABLE, DELCHAIN, DELRULE, DELSET, DELSETELEM."""
 
 
 @attrs.frozen
@@ -75,8 +72,10 @@ def _subscribed(protocol: int, groups: Collection[int]) -> socket.socket:
 
 
 def _is_worth_telling(kind: int, body: bytes) -> bool:
-    """Not the comings and goings of resolution: only permanent neighbours, those of our protocol, and VTEP rows."""
-    if kind not in (pack.RTM_NEWNEIGH, pack.RTM_DELNEIGH):
+    """Not a port that leaves its bridge, nor a parked link; of neighbours only permanent ones, ours, and VTEPs."""
+    if kind == pack.RTM_DELLINK:
+        return body[0] != socket.AF_BRIDGE and unpack.link(body).group != PARKED_GROUP
+    if kind != pack.RTM_DELNEIGH:
         return True
     row = unpack.neighbour(body)
     if row.family == socket.AF_BRIDGE:
@@ -174,10 +173,11 @@ class LinuxEvents(KernelEvents):
                     raise
                 self._pending.add(KernelEvent(ns, "lost"))
                 continue
-            if firewall:
-                self._pending.add(KernelEvent(ns, "firewall"))
-                continue
             for kind, _flags, _sequence, body in unpack.messages(data):
+                if firewall:
+                    if kind & 0xFF in _NFT_REMOVALS:
+                        self._pending.add(KernelEvent(ns, "firewall"))
+                    continue
                 what = _WHAT.get(kind)
                 if what is not None and _is_worth_telling(kind, body):
                     self._pending.add(KernelEvent(ns, what))

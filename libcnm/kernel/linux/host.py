@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from libcnm.errors import NotFound
+from libcnm.kernel.base import HostNetwork
 from libcnm.kernel.linux import pack, unpack
 from libcnm.kernel.linux.view import View
 from libcnm.kernel.resources import PROTOCOL
@@ -36,24 +37,24 @@ def _usable(address: IPAddress) -> bool:
     return not (address.is_link_local or address.is_loopback or address.is_unspecified or address.is_multicast)
 
 
-def networks(view: View) -> tuple[tuple[IPNetwork, str], ...]:
-    """Blocks that the host reaches by itself, each once, and how, in words."""
-    found: dict[IPNetwork, str] = {}
+def networks(view: View) -> tuple[HostNetwork, ...]:
+    """Blocks that the host reaches by itself, each once."""
+    found: dict[IPNetwork, tuple[str, bool]] = {}
     for row in _routes(view):
         if not row.destination.prefixlen or not _usable(row.destination.network_address):
             continue
         link = view.links.get(row.index)
         name = link.name if link is not None else "several links"
         if row.via is not None:
-            found.setdefault(row.destination, f"a route via {row.via} over {name}")
+            found.setdefault(row.destination, (f"a route via {row.via} over {name}", False))
         elif row.protocol == _KERNEL:
-            found.setdefault(row.destination, f"on-link at {name}")
+            found.setdefault(row.destination, (f"on-link at {name}", True))
         else:
-            found.setdefault(row.destination, f"a route over {name}")
+            found.setdefault(row.destination, (f"a route over {name}", True))
     for link, address in _own_addresses(view):
         # An address may come without a route to its block (a /32, or "noprefixroute").
-        found.setdefault(address.address.network, f"an address of {link.name}")
-    return tuple(found.items())
+        found.setdefault(address.address.network, (f"an address of {link.name}", True))
+    return tuple(HostNetwork(block, reason, on_link) for block, (reason, on_link) in found.items())
 
 
 def _own_addresses(view: View) -> Iterator[tuple[unpack.Link, unpack.AddressRow]]:
@@ -84,7 +85,10 @@ def addresses(view: View) -> tuple[IPAddress, ...]:
 
 
 def mtu_towards(view: View, address: IPAddress) -> int:
-    """The MTU of the route, or else of its link."""
+    """The MTU of the route, or else of its link; of an own address, that of the link which has it, not loopback's."""
+    for link, own in _own_addresses(view):
+        if own.address.ip == address:
+            return link.mtu
     body = view.ask(pack.get_route(address))
     row = None if body is None else unpack.route(body)
     if row is None or not row.index:

@@ -17,11 +17,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Literal
 
-from libcnm.errors import Invalid, KernelError, NotFound, Unavailable
-from libcnm.kernel.base import Effect, Kernel, KernelEvents, LinkStatistics, NamespaceId, no_effect_hook
+from libcnm.errors import Invalid, KernelError, NotFound
+from libcnm.kernel.base import Effect, HostNetwork, Kernel, KernelEvents, LinkStatistics, NamespaceId, no_effect_hook
 from libcnm.kernel.linux import apply, cold, host, pack, read, spawn, syscalls
 from libcnm.kernel.linux.batch import Batch, Refused
-from libcnm.kernel.linux.channels import Channel, Channels
+from libcnm.kernel.linux.channels import Channels
 from libcnm.kernel.linux.effects import announcer
 from libcnm.kernel.linux.events import LinuxEvents
 from libcnm.kernel.linux.namespaces import Namespaces, identity_of
@@ -30,7 +30,7 @@ from libcnm.kernel.linux.view import View
 from libcnm.kernel.linux.worker import Home, HomeNamespaces, Worker
 from libcnm.kernel.resources import PARKED_GROUP, FirewallElement, FirewallTable, Namespace, Sysctl
 from libcnm.model import limits
-from libcnm.model.addresses import IPAddress, IPNetwork
+from libcnm.model.addresses import IPAddress
 from libcnm.model.deadline import Deadline
 from libcnm.model.resource import Change, Observed, Resource
 
@@ -63,7 +63,7 @@ class LinuxKernel(Kernel):
         self._settings = Settings(self._worker, self._namespaces, self._channels, self._announce, self._forget_firewall)
         self._lock = threading.Lock()
         self._nft: Nft | None = None
-        self._firewalled: set[str] = set()
+        self._firewalled: dict[str, NamespaceId] = {}  # where the nf_tables part has a socket open
         self._subscriptions: list[LinuxEvents] = []
         self._closed = False
 
@@ -80,14 +80,14 @@ class LinuxKernel(Kernel):
     def sweep(self) -> int:
         deadline = _patience()
         swept = 0
-        for ns in ("", *self._worker.call(self._namespaces.names, deadline)):
+        for ns in self._channels.names(deadline):
             with self._announce("sweep"):
                 swept += self._swept(ns, deadline)
         return swept
 
     def _swept(self, ns: str, deadline: Deadline) -> bool:
         try:
-            with self._channel(ns, deadline) as channel, channel.wire(deadline) as wire:
+            with self._channels.lent(ns, deadline) as channel, channel.wire(deadline) as wire:
                 return wire.send([pack.delete_group(PARKED_GROUP)], deadline) == [None]
         except FileNotFoundError:
             return False
@@ -109,7 +109,10 @@ class LinuxKernel(Kernel):
             except FileNotFoundError:
                 continue
             if FirewallTable in wanted or FirewallElement in wanted:
+                known = ns in self._firewalled
                 found += (one for one in self._firewall().read(ns, deadline=deadline) if type(one.resource) in wanted)
+                if not known:
+                    self._forget_firewall(ns)  # most sandboxes have none: no socket for each of them
         return tuple(found)
 
     def _pinned(self) -> list[Observed]:
@@ -145,7 +148,7 @@ class LinuxKernel(Kernel):
             with open(path, encoding="utf-8") as file:
                 return file.read().strip()
 
-        with self._channel(resource.ns, deadline) as channel:
+        with self._channels.lent(resource.ns, deadline) as channel:
             value = self._worker.call(lambda: self._worker.visit(channel.fd, content), deadline)
             return Observed(Sysctl(resource.ns, resource.key, value, resource.link, resource.restore), channel.ours)
 
@@ -170,7 +173,7 @@ class LinuxKernel(Kernel):
     def namespace_path(self, name: str) -> str:
         return self._namespaces.path(name)
 
-    def host_networks(self) -> tuple[tuple[IPNetwork, str], ...]:
+    def host_networks(self) -> tuple[HostNetwork, ...]:
         with self._view("", _patience()) as view:
             return host.networks(view)
 
@@ -211,7 +214,7 @@ class LinuxKernel(Kernel):
             return socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
 
         try:
-            with self._channel(ns, deadline) as channel:
+            with self._channels.lent(ns, deadline) as channel:
                 visit = self._worker.visit
                 return self._worker.call(lambda: visit(channel.fd, opened), deadline, undo=socket.socket.close)
         except FileNotFoundError:
@@ -222,7 +225,7 @@ class LinuxKernel(Kernel):
     ) -> subprocess.Popen[bytes]:
         with ExitStack() as stack:
             try:
-                channel = stack.enter_context(self._channel(ns, _patience()))
+                channel = stack.enter_context(self._channels.lent(ns, _patience()))
             except FileNotFoundError:
                 raise NotFound("namespace", ns) from None
             stack.enter_context(self._announce("spawn"))
@@ -245,22 +248,8 @@ class LinuxKernel(Kernel):
     # -- the parts -----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _channel(self, ns: str, deadline: Deadline) -> Iterator[Channel]:
-        """A namespace's channel; FileNotFoundError when there is no such namespace."""
-        try:
-            channel = self._channels.lend(ns, deadline)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise Unavailable("the kernel door", str(error)) from error
-        try:
-            yield channel
-        finally:
-            self._channels.give_back(channel)
-
-    @contextmanager
     def _view(self, ns: str, deadline: Deadline) -> Iterator[View]:
-        with self._channel(ns, deadline) as channel:
+        with self._channels.lent(ns, deadline) as channel:
             yield View(channel, deadline, lambda first: self._open_pins(first, deadline))
 
     def _open_pins(self, first: Sequence[str], deadline: Deadline) -> Iterator[tuple[str, int]]:
@@ -288,17 +277,20 @@ class LinuxKernel(Kernel):
 
     def _open_firewall(self, ns: str) -> socket.socket:
         if ns:
-            self._firewalled.add(ns)
+            identity = self.namespace(ns)
+            if identity is None:
+                raise NotFound("namespace", ns)
+            self._firewalled[ns] = identity
         return self._open_socket(ns, socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
 
     def _forget_firewall(self, ns: str) -> None:
-        if ns in self._firewalled:
-            self._firewalled.discard(ns)
+        if self._firewalled.pop(ns, None) is not None:
             self._firewall().forget(ns)
 
     def _mounts_changed(self) -> None:
         """On the worker's thread: somebody mounted or unmounted something."""
-        for ns in self._channels.drop_unpinned():
-            if ns in self._firewalled:
+        self._channels.drop_unpinned()
+        for ns, identity in list(self._firewalled.items()):
+            if self._namespaces.pinned(ns) != identity:
                 # Not here: closing waits for the kernel, and for whoever waits for this thread.
                 threading.Thread(target=self._forget_firewall, args=(ns,), daemon=True).start()

@@ -17,8 +17,9 @@ from libcnm.kernel.linux.batch import NO_FAMILY, OUR_GROUPS, Batch, Refused
 from libcnm.kernel.resources import PARKED_GROUP, Bridge, Veth, Vxlan
 from libcnm.model.resource import Change
 
-VNI_PATIENCE_SECONDS: Final = 0.25
-"""A namespace lets go of its VXLAN device 4-60 ms after it was removed; then the VNI is free."""
+VNI_PATIENCE_SECONDS: Final = 2.0
+"""A namespace lets go of its VXLAN device 4-60 ms after it was removed, later on a busy machine; then the VNI is free.
+"""
 VNI_PAUSE_SECONDS: Final = 0.004
 DEFAULT_MTU: Final = 1500
 _DOWN_AND_FREE: Final = pack.u32(pack.IFLA_MASTER, 0) + pack.u32(pack.IFLA_GROUP, PARKED_GROUP)
@@ -136,10 +137,13 @@ def _create_vxlan(batch: Batch, at: int, resource: Vxlan) -> bool:
         if _made(batch, at, resource):
             return True
         error = batch.outcomes[at]
-        clash = error is not None and error.errno == errno.EEXIST and "VNI" in (error.extack or "")
-        if not clash or time.monotonic() > until or not batch.deadline.remaining():
+        words = error.extack if error is not None and error.errno == errno.EEXIST else None
+        if words is None or "VNI" not in words or time.monotonic() > until or not batch.deadline.remaining():
             return False
         batch.outcomes[at] = None
+        holder = batch.vni_holder(resource.vni)
+        if holder is not None:
+            raise Refused(errno.EEXIST, f"{words} (VNI {resource.vni} is {holder}'s)")
         threading.Event().wait(VNI_PAUSE_SECONDS)
 
 

@@ -124,10 +124,11 @@ class Namespaces:
     def unpin(self, name: str) -> None:
         """Let go of a namespace; it ends when nobody uses it any more. FileNotFoundError when nothing is pinned."""
         path = self.path(name)
-        if self.pinned(name) is None:
+        was_pinned = self.pinned(name) is not None
+        if not was_pinned and not os.path.lexists(path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         with self._announce("namespace:unpin"), self._locked():
-            with suppress(OSError):  # another process was faster
+            with suppress(OSError):  # another process was faster, or somebody unmounted it by hand
                 syscalls.umount(path)
             with suppress(FileNotFoundError):
                 os.unlink(path)
@@ -135,6 +136,8 @@ class Namespaces:
             if not any(not entry.startswith(".") for entry in os.listdir(self.directory)):
                 with suppress(OSError):
                     syscalls.umount(self.directory)
+        if not was_pinned:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
     # -- the parts -----------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,6 @@ from libcnm.kernel.linux.nft_read import read_table
 from libcnm.kernel.linux.nft_rules import make_table
 from libcnm.kernel.linux.nft_socket import ERESTART, WHOLE, NftSocket, Refusal, Refused, Stale
 from libcnm.kernel.resources import FirewallElement, FirewallTable
-from libcnm.model import limits
 from libcnm.model.deadline import Deadline
 from libcnm.model.resource import Change
 
@@ -125,7 +124,7 @@ class Sender:
             replies += step.alone
             for _, _, packed in step.packed:
                 size += len(packed) + _MESSAGE_BYTES if step.alone else len(packed)
-            if step.is_table or size > room or replies > limits.BATCH_MESSAGES:
+            if step.is_table or size > room or replies > self._door.replies:
                 break
             taken.append(step)
         return taken

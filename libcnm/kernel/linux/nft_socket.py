@@ -26,6 +26,8 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER_BYTES: Final = 4 * 1024 * 1024
 """Room for a transaction with tens of thousands of elements, and for as many refusals."""
 _DATAGRAM_BYTES: Final = 128 * 1024
+_REPLY_BYTES: Final = 1024
+"""What a reply takes of the receive buffer, bookkeeping included."""
 ERESTART: Final = 85
 """The ruleset is no longer of the generation that the transaction was made for (the errno module lacks the name)."""
 WHOLE: Final = -1
@@ -65,6 +67,9 @@ class NftSocket:
                 opened.setsockopt(_SOL_NETLINK, option, 1)
         self.limit = min(opened.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF), _BUFFER_BYTES) - 1024
         """The largest transaction in octets; the kernel refuses a send that exceeds the buffer."""
+
+        self.replies = max(8, opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _REPLY_BYTES)
+        """How many refusals the socket can hold until they are read; more are lost, which is noticed and costs time."""
 
     def close(self) -> None:
         """Release the socket."""

@@ -1,0 +1,337 @@
+"""The lab: hosts that are real to the kernel, joined by a wire that can be cut and watched, gone without a trace."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from libcnm.errors import Invalid, KernelError, NotFound, NotSupported
+from libcnm.lab import Host, Lab, decode, read_pcap
+from libcnm.testing.snapshot import Snapshot, difference
+
+pytestmark = pytest.mark.kernel
+
+PATIENCE = 15.0
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Whatever happens inside: links, namespaces, mounts, processes, threads, descriptors, files are as before."""
+    gc.collect()
+    before = Snapshot.take([f"{os.environ['TMPDIR']}/**"])
+    with suppress(_Expected):
+        yield
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        gc.collect()
+        left = difference(before, Snapshot.take([f"{os.environ['TMPDIR']}/**"]))
+        if not left or time.monotonic() > deadline:
+            break
+        threading.Event().wait(0.02)
+    assert "" == str(left)
+
+
+class _Expected(Exception):
+    """What a test raises inside a lab."""
+
+
+def reaches(host: Host, address: object) -> bool:
+    done = host.run(["ping", "-c", "1", "-W", "1", str(address)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return done.returncode == 0
+
+
+def test_hosts_share_a_wire_and_nothing_else() -> None:
+    """Both families reach across eth1; each host has its own network, /sys and mounts."""
+    with Lab(hosts=["a", "b"], subnet6="fd33::/64") as lab:
+        one, two = lab.hosts
+        assert ["192.168.33.11/24", "fd33::b/64"] == list(map(str, one.interfaces))
+        assert [True, True] == [reaches(one, interface.ip) for interface in two.interfaces]
+        assert ["eth1", "lo"] == sorted(
+            one.run(["ls", "/sys/class/net"], capture_output=True, text=True).stdout.split()
+        )
+        folder = Path(lab.folder, "mounted-on-b")
+        folder.mkdir()
+        keeper = two.popen(["sh", "-c", f"mount -t tmpfs x {folder} && touch {folder}/y && ls {folder} && read z"],
+                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+        with keeper:
+            assert keeper.stdout is not None
+            assert "y\n" == keeper.stdout.readline()
+            assert [] == list(folder.iterdir())
+            assert "" == one.run(["ls", str(folder)], capture_output=True, text=True).stdout
+            keeper.communicate("\n")
+
+
+def test_programs_run_where_and_how_they_were_told() -> None:
+    """run takes subprocess.run's words; the working directory and the environment are the caller's, and the host's."""
+    with Lab(hosts=1) as lab:
+        [host] = lab.hosts
+        echoed = host.run(["cat"], input="hello", capture_output=True, text=True)
+        assert ("hello", 0) == (echoed.stdout, echoed.returncode)
+        assert f"{os.getcwd()}\n" == host.run(["pwd"], capture_output=True, text=True).stdout
+        variables = host.run(["env"], capture_output=True, text=True, env={"PATH": os.environ["PATH"]}).stdout
+        assert f"LIBCNM_HOST={host.name}\n" in variables
+        assert 3 == host.run(["sh", "-c", "exit 3"]).returncode
+        with pytest.raises(subprocess.CalledProcessError):
+            host.run(["false"], check=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            host.run(["cat"], stdin=subprocess.PIPE, timeout=0.05)
+        with pytest.raises(NotSupported, match="no-such-program"):
+            host.run(["no-such-program"])
+        with pytest.raises(Invalid, match="not a list"):
+            host.run("ls")
+
+
+def test_controllers_of_two_hosts_make_one_overlay() -> None:
+    """Each host has its own installation; through the store they see one network, and their containers meet by name."""
+    with Lab() as lab:
+        one, two = lab.hosts
+        here, there = one.controller(), two.controller()
+        assert here.id != there.id
+        network = here.create_network("multihost", "overlay")
+        network.create_endpoint("svc1").join(here.create_sandbox("c1"))
+        there.network("multihost").create_endpoint("svc2").join(there.create_sandbox("c2"))
+        with lab.capture(Path(lab.folder, "x.pcap")) as capture:
+            there.sandbox("c2").run(["ping", "-c1", "-W2", "svc1"], check=True, stdout=subprocess.DEVNULL)
+        inner = [str(packet.inner) for packet in capture.packets if packet.vni is not None]
+        assert ["echo request", "echo reply"] == [
+            next(w for w in ("echo request", "echo reply") if w in i) for i in inner
+        ]
+        overlay = f"1-{network.id[:10]}"
+        assert [True, True] == [overlay in host.namespaces() for host in lab.hosts]
+        neighbours = one.inside(overlay, ["ip", "neigh", "show"]).stdout
+        assert "svc2" in there.network("multihost").endpoint("svc2").name
+        assert f"{there.network('multihost').endpoint('svc2').addresses[0].ip} dev vxlan1" in neighbours
+        with pytest.raises(NotFound):
+            one.inside("1-nothing", ["ip", "link"])
+
+
+def test_a_host_s_command_line_works_on_its_installation() -> None:
+    """``Host.cnm`` runs in a process of the host's own, on the same records as its controllers."""
+    with Lab(hosts=1) as lab:
+        [host] = lab.hosts
+        cnm = host.controller(resident="off")
+        created = host.cnm("network", "create", "blue", "--subnet", "10.88.0.0/24", check=True)
+        assert cnm.network("blue").id == created.stdout.strip()
+        assert 4 == host.cnm("network", "create", "blue").returncode
+
+
+def test_a_partition_cuts_two_hosts_and_no_third() -> None:
+    """Both ways, IPv4 and IPv6, until healed; cutting twice is fine, healing what is whole is an error."""
+    with Lab(hosts=3, subnet6="fd33::/64") as lab:
+        one, two, three = lab.hosts
+        assert reaches(one, two.address)
+        lab.partition(one, two)
+        lab.partition("lab-vm-1", "lab-vm-2")
+        assert [False] * 4 == [
+            reaches(here, interface.ip) for here, there in ((one, two), (two, one)) for interface in there.interfaces
+        ]
+        assert [True, True] == [reaches(one, three.address), reaches(three, two.address)]
+        lab.heal(one, two)
+        assert [True, True] == [reaches(one, two.address), reaches(two, one.interfaces[1].ip)]
+        with pytest.raises(KernelError):
+            lab.heal(one, two)
+        with pytest.raises(NotFound, match="lab-vm-1, lab-vm-2, lab-vm-3"):
+            lab.partition(one, "lab-vm-9")
+        with pytest.raises(Invalid):
+            lab.partition(one, one)
+
+
+def test_a_capture_is_a_pcap_file_that_others_read(tmp_path: Path) -> None:
+    """Each frame once, in order, with the kernel's times; tcpdump, an independent reader, sees the same."""
+    path = tmp_path / "underlay.pcap"
+    with Lab() as lab:
+        one, two = lab.hosts
+        with lab.capture(path) as capture:
+            assert reaches(one, two.address)
+        frames = list(read_pcap(str(path)))
+    assert capture.packets == [decode(frame) for _, frame in frames]
+    echoes = [packet.what for packet in capture.packets if packet.what.startswith("ICMP echo")]
+    assert ["ICMP echo request", "ICMP echo reply"] == [what.split(",")[0] for what in echoes]
+    times = [nanoseconds for nanoseconds, _ in frames]
+    assert times == sorted(times)
+    assert abs(times[-1] / 1e9 - time.time()) < 60
+    read = subprocess.run(["tcpdump", "-nr", str(path)], check=True, capture_output=True, text=True).stdout
+    assert len(frames) == len(read.splitlines())
+    assert f"{one.address} > {two.address}: ICMP echo request" in read
+
+
+def test_the_underlay_has_the_mtu_that_was_asked_for() -> None:
+    """On every host's eth1, and it fits: the largest packet passes, one octet more does not."""
+    with Lab(mtu=1400) as lab:
+        one, two = lab.hosts
+        ping = ["ping", "-c1", "-W1", "-M", "do", str(two.address), "-s"]
+        assert [0, 1] == [one.run([*ping, size], capture_output=True).returncode for size in ("1372", "1373")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hosts": []},
+        {"hosts": ["a", "a"]},
+        {"hosts": ["no spaces"]},
+        {"hosts": 0},
+        {"subnet": "192.168.33.1/24"},
+        {"subnet": "192.168.33.0/28"},
+        {"subnet": "fd33::/64"},
+        {"subnet": None},
+        {"mtu": 10},
+    ],
+)
+def test_a_lab_that_cannot_be_is_refused_before_anything_is_made(options: dict[str, object]) -> None:
+    """The typed error names the field."""
+    with nothing_left(), pytest.raises(Invalid):
+        Lab(**options)  # type: ignore[arg-type]  # that is the point
+
+
+def test_nothing_is_left_of_a_lab() -> None:
+    """With networks, sandboxes, residents, programs still running in hosts and sandboxes, and an open capture."""
+    with nothing_left(), Lab() as lab:
+        for number, host in enumerate(lab.hosts):
+            cnm = host.controller()
+            network = cnm.ensure_network("multihost", "overlay")
+            network.create_endpoint(f"svc{number}").join(cnm.create_sandbox(f"c{number}"))
+            cnm.create_network("blue", subnets=["10.88.0.0/24"]).create_endpoint("web").join(cnm.sandbox(f"c{number}"))
+            host.popen(["sleep", "1000"])
+            cnm.sandbox(f"c{number}").popen(["sleep", "1000"])
+        lab.capture(Path(lab.folder, "x.pcap"))
+        lab.partition(*lab.hosts)
+
+
+def test_nothing_is_left_after_an_exception() -> None:
+    """The exception goes on; the lab is gone."""
+    with nothing_left(), Lab() as lab:
+        cnm = lab.hosts[0].controller()
+        cnm.create_network("blue").create_endpoint("web").join(cnm.create_sandbox("c1"))
+        raise _Expected
+
+
+def test_a_controller_closed_by_its_user_is_no_trouble() -> None:
+    """``with host.controller() as cnm`` closes it before the lab does."""
+    with nothing_left(), Lab(hosts=1) as lab:
+        for resident in ("process", "inline", "off"):
+            with lab.hosts[0].controller(resident=resident) as cnm:
+                assert [] == cnm.networks()
+
+
+def test_a_brought_namespace_is_left_alone() -> None:
+    """Its process belongs to whoever started it: the lab takes out what libcnm put in, and ends nothing."""
+    words = ["unshare", "--net", "sh", "-c", "echo ready; read x; ip -o link"]
+    with nothing_left():
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as runtime:
+            assert runtime.stdout is not None
+            runtime.stdout.readline()
+            with Lab(hosts=1) as lab:
+                cnm = lab.hosts[0].controller()
+                sandbox = cnm.create_sandbox("c1", netns=f"/proc/{runtime.pid}/ns/net")
+                cnm.create_network("blue").create_endpoint("web").join(sandbox)
+            assert runtime.poll() is None
+            seen, _ = runtime.communicate("\n")
+        assert 1 == len(seen.splitlines())
+
+
+# -- processes that end badly ------------------------------------------------------------------------------------------
+
+SCRIPT = """
+    import os, sys
+    from libcnm.lab import Lab, ensure_privileges
+    ensure_privileges()
+    try:
+        with Lab() as lab:
+            cnm = lab.hosts[0].controller()
+            cnm.create_network("multihost", "overlay").create_endpoint("svc1").join(cnm.create_sandbox("c1"))
+            lab.hosts[1].popen(["sleep", "1000"])
+            print("up", flush=True)
+            sys.stdin.readline()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        sys.exit(130)
+"""
+
+
+@contextmanager
+def lab_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process with a running lab, whose temporary files go to ``folder``."""
+    env = {**os.environ, "TMPDIR": str(folder)}
+    argv = [sys.executable, "-c", textwrap.dedent(SCRIPT)]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    with process:
+        try:
+            assert process.stdout is not None
+            assert "up\n" == process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "said"), [("SIGINT", 130, "interrupted\n"), ("SIGTERM", 143, ""), ("SIGHUP", 129, "")]
+)
+def test_nothing_is_left_after_a_signal(name: str, status: int, said: str, tmp_path: Path) -> None:
+    """Ctrl-C, SIGTERM and a closed terminal unwind the lab; the status says what it was, a second one changes nothing."""
+    import signal
+
+    number = signal.Signals[name]
+    with nothing_left(), lab_process(tmp_path) as process:
+        process.send_signal(number)
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=PATIENCE)
+        assert (status, said) == (process.returncode, out)
+        assert [] == list(tmp_path.iterdir())
+
+
+def test_a_killed_lab_leaves_files_alone(tmp_path: Path) -> None:
+    """kill -9 cannot be caught: namespaces go with the descriptors, residents with their guardian, a folder stays."""
+    with nothing_left(), lab_process(tmp_path) as process:
+        process.kill()
+        process.wait(PATIENCE)
+        sleeper_parent_is_gone(process.pid)
+    assert 1 == len(list(tmp_path.iterdir()))
+
+
+def sleeper_parent_is_gone(pid: int) -> None:
+    """The program that was started inside a host is nobody's child now: end it, as the machine's owner would."""
+    mark = f"LIBCNM_GUARDIAN={pid}".encode()
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with suppress(OSError):
+                is_sleep = Path(f"/proc/{name}/comm").read_text("ascii") == "sleep\n"
+                if is_sleep and mark in Path(f"/proc/{name}/environ").read_bytes().split(b"\0"):
+                    os.kill(int(name), 9)
+
+
+def test_without_privilege_the_error_says_what_to_call() -> None:
+    """Not root and in no namespace of its own: NotSupported, with the helper's name."""
+    script = """
+        from libcnm.errors import NotSupported
+        from libcnm.lab import Lab
+        try:
+            with Lab():
+                pass
+        except NotSupported as error:
+            print(error)
+    """
+    powerless = ["setpriv", "--bounding-set=-sys_admin,-net_admin", "--inh-caps=-sys_admin,-net_admin"]
+    argv = [*powerless, sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    assert "ensure_privileges()" in done.stdout
+
+
+def test_a_lab_needs_no_privilege_of_the_machine(tmp_path: Path) -> None:
+    """A root without capabilities, like an ordinary user, gets a user namespace, and the same lab in it."""
+    powerless = ["setpriv", "--bounding-set=-sys_admin,-net_admin", "--inh-caps=-sys_admin,-net_admin"]
+    argv = [*powerless, sys.executable, "-c", textwrap.dedent(SCRIPT)]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    with nothing_left():
+        done = subprocess.run(argv, input="\n", capture_output=True, text=True, env=env, check=False, timeout=PATIENCE)
+        assert ("up\n", "", 0) == (done.stdout, done.stderr, done.returncode)
+        assert [] == list(tmp_path.iterdir())
