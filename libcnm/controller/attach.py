@@ -18,7 +18,7 @@ from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.desired import Plug
 from libcnm.controller.repository import Repository, Stored, drop, put, retrying
-from libcnm.errors import CnmError, Forbidden, InUse, Invalid, NotFound
+from libcnm.errors import CnmError, Forbidden, InUse, Invalid
 from libcnm.kv.base import Transaction
 from libcnm.model import keys
 from libcnm.model.addresses import overlaps
@@ -38,6 +38,7 @@ class _Join:
     others: tuple[Plug, ...]
     endpoint: EndpointRecord
     presence: Presence | None
+    stored: Stored[EndpointRecord]
 
     @property
     def plug(self) -> Plug:
@@ -136,15 +137,16 @@ def _prepare(
         here += put(keys.presence(network.id), presence)
     theirs = stored.replace(record) + stored_network.same
     if repository is context.local:
-        context.local.commit(here + theirs, deadline, durable=False)
+        committed = context.local.commit(here + theirs, deadline, durable=False)
     else:
         context.local.commit(here, deadline, durable=False)
         try:
-            repository.commit(theirs, deadline)
+            committed = repository.commit(theirs, deadline)
         except CnmError:
             context.local.commit(_withdrawn(context, network, record, operation, deadline), deadline, durable=False)
             raise
-    return _Join(driver, repository, view, place, others, record, presence)
+    preparing = Stored(stored.key, committed.versions[stored.key], record)
+    return _Join(driver, repository, view, place, others, record, presence, preparing)
 
 
 def _check(
@@ -234,23 +236,16 @@ def _difference(context: Context, work: _Join) -> tuple[list[Resource], list[Res
 def _commit(context: Context, work: _Join, deadline: Deadline) -> EndpointRecord:
     place = work.plug.place
     ready = attrs.evolve(work.endpoint, attachment=attrs.evolve(place, state="ready", operation=""))
-    stored = _mine(work.repository, work.endpoint, place.operation, deadline)
     cleared = drop(keys.intent(place.operation))
     if work.presence is not None:
         cleared += put(keys.presence(work.presence.network_id), attrs.evolve(work.presence, ready=True))
+    theirs = work.stored.replace(ready)
     if work.repository is context.local:
-        context.local.commit(stored.replace(ready) + cleared, deadline)
+        context.local.commit(theirs + cleared, deadline)
     else:
-        work.repository.commit(stored.replace(ready), deadline)
+        work.repository.commit(theirs, deadline)
         context.local.commit(cleared, deadline, durable=False)
     return ready
-
-
-def _mine(repository: Repository, record: EndpointRecord, operation: str, deadline: Deadline) -> Stored[EndpointRecord]:
-    stored = repository.endpoint(record.network_id, record.id, deadline)
-    if stored is None or stored.record.attachment is None or stored.record.attachment.operation != operation:
-        raise NotFound("attachment of endpoint", record.name, hint="it was taken for half-done and undone meanwhile")
-    return stored
 
 
 def _undo(context: Context, work: _Join) -> None:

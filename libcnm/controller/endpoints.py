@@ -13,18 +13,17 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from libcnm.contracts.driver import Driver
-from libcnm.contracts.ipam import AddressRequest
+from libcnm.contracts.ipam import AddressGrant, AddressRequest, IpamDriver
 from libcnm.controller import attach
 from libcnm.controller.calls import object_id
 from libcnm.controller.context import Context
 from libcnm.controller.repository import Repository, Stored, create, drop, retrying
-from libcnm.errors import AlreadyExists, Forbidden, InUse, Invalid, NotFound
+from libcnm.errors import AlreadyExists, Exhausted, Forbidden, InUse, Invalid, NotFound
 from libcnm.kv.base import Transaction
 from libcnm.model import keys, limits
 from libcnm.model.addresses import IPAddress, IPInterface, mac_from_address, parse_address, parse_mac
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_labels, check_name
-from libcnm.model.pool import Pool
 from libcnm.model.ports import Port
 from libcnm.model.records import EndpointRecord, NameClaim, NetworkRecord
 
@@ -115,6 +114,10 @@ def create_endpoint(
         )
         if mac:
             taken = repository.holder(keys.mac(network.id, mac), deadline)
+            if taken is not None and not spec.mac:  # somebody chose the one that follows from our address
+                mac = _mac_from_id(record.id)
+                record = attrs.evolve(record, mac=mac)
+                taken = repository.holder(keys.mac(network.id, mac), deadline)
             if taken is not None:
                 raise AlreadyExists("MAC", mac, holder=f"endpoint {taken[:12]}")
             claims += create(keys.mac(network.id, mac), NameClaim(record.id, record.operation))
@@ -154,29 +157,45 @@ def _addresses(
     attempt: int,
     deadline: Deadline,
 ) -> tuple[tuple[IPInterface, ...], Transaction]:
-    """One address of each IP version that the network has: from the pool of the preferred one, else from the first."""
-    chosen: dict[int, tuple[Pool, IPAddress | None]] = {}
+    """One address of each IP version that the network has: from the pool of the preferred one, else from the first with
+    room (libnetwork goes on to the next pool, too).
+    """
+    preferred = {}
     for address in spec.addresses:
-        if address.version in chosen:
+        if address.version in preferred:
             raise Invalid("address", str(address), f"is the second of IPv{address.version}", hint="one of each version")
-        pool = next(pool for pool in network.pools if address in pool.subnet)
-        chosen[address.version] = (pool, address)
-    for pool in network.pools:
-        chosen.setdefault(pool.subnet.version, (pool, None))
-    if not chosen:
-        return (), Transaction()
-    ordered = [chosen[version] for version in sorted(chosen)]
-    requests = [AddressRequest(pool, draft.id, preferred, spec.mac or None, attempt) for pool, preferred in ordered]
-    grant = context.ipam(network.ipam_driver, network.scope).request_addresses(
-        repository.store, requests, deadline=deadline
-    )
-    granted = tuple(
-        ipaddress.ip_interface((address, pool.subnet.prefixlen))
-        for (pool, _), address in zip(
-            ordered, grant.addresses, strict=bool(grant.addresses)
-        )  # the null IPAM grants none
-    )
-    return granted, grant.transaction
+        preferred[address.version] = address
+    ipam = context.ipam(network.ipam_driver, network.scope)
+    granted: dict[int, IPInterface] = {}
+    claims = Transaction()
+    # Preferred ones first: that one is refused is said before another version turns out to be exhausted.
+    for version in sorted({pool.subnet.version for pool in network.pools}, key=lambda one: (one not in preferred, one)):
+        wanted = preferred.get(version)
+        pools = [
+            pool
+            for pool in network.pools
+            if pool.subnet.version == version and (wanted is None or wanted in pool.subnet)
+        ]
+        requests = [AddressRequest(pool, draft.id, wanted, spec.mac or None, attempt) for pool in pools]
+        request, grant = _first_granted(ipam, repository, requests, deadline)
+        claims += grant.transaction
+        for address in grant.addresses:  # the null IPAM grants none
+            granted[version] = ipaddress.ip_interface((address, request.pool.subnet.prefixlen))
+    return tuple(granted[version] for version in sorted(granted)), claims
+
+
+def _first_granted(
+    ipam: IpamDriver, repository: Repository, requests: Sequence[AddressRequest], deadline: Deadline
+) -> tuple[AddressRequest, AddressGrant]:
+    refusals: list[str] = []
+    for request in requests:
+        try:
+            return request, ipam.request_addresses(repository.store, [request], deadline=deadline)
+        except Exhausted as error:
+            if len(requests) == 1:
+                raise
+            refusals += [f"{request.pool.subnet}: {why}" for why in error.refusals]
+    raise Exhausted(f"address in any of {', '.join(str(request.pool.subnet) for request in requests)}", refusals)
 
 
 def _mac(driver: Driver, draft: EndpointRecord, spec: EndpointSpec, addresses: tuple[IPInterface, ...]) -> str:
@@ -186,7 +205,11 @@ def _mac(driver: Driver, draft: EndpointRecord, spec: EndpointSpec, addresses: t
         return spec.mac
     if addresses and addresses[0].version == 4:
         return mac_from_address(addresses[0].ip)
-    return ":".join(["02", "42", *(draft.id[i : i + 2] for i in range(0, 8, 2))])
+    return _mac_from_id(draft.id)
+
+
+def _mac_from_id(endpoint_id: str) -> str:
+    return ":".join(["02", "42", *(endpoint_id[i : i + 2] for i in range(0, 8, 2))])
 
 
 # -- delete ----------------------------------------------------------------------------------------------------------

@@ -70,6 +70,8 @@ class Follower:
         self._stale_names: set[tuple[str, str]] = set()
         self._stale_peers: dict[str, set[str]] = {}
         self._shown: set[str] = set()
+        self._attached: dict[str, set[tuple[str, str]]] = {}
+        self._host_upstreams = zones.HostUpstreams(context.doors.files, context.doors.clock)
 
     # -- following ---------------------------------------------------------------------------------------------------
 
@@ -198,11 +200,17 @@ class Follower:
             place = None if record is None else record.attachment
             if place is not None and place.host == self._context.host_name:
                 self._stale_views.add(place.sandbox_id)
+                attached = self._attached.setdefault(place.sandbox_id, set())
+                if record is new:
+                    attached.add((network_id, endpoint_id))
+                else:
+                    attached.discard((network_id, endpoint_id))
 
     def _take_sandbox(self, key: str, entry: Entry | None) -> None:
         sandbox_id = key.removeprefix(keys.SANDBOXES)
         if entry is None:
             self.sandboxes.pop(sandbox_id, None)
+            self._attached.pop(sandbox_id, None)
         else:
             self.sandboxes[sandbox_id] = decode(SandboxRecord, entry.value, key)
         self._stale_views.add(sandbox_id)
@@ -235,20 +243,19 @@ class Follower:
                 self._shown.discard(sandbox_id)
                 self._names.hide(sandbox_id)
             return
-        seen = zones.view(record, self._networks_of(sandbox_id), zones.upstreams(self._context.doors.files, record))
+        seen = zones.view(record, self._networks_of(sandbox_id), self._host_upstreams.of(record))
         self._shown.add(sandbox_id)
         self._names.show(record, seen)
 
     def _networks_of(self, sandbox_id: str) -> list[tuple[NetworkRecord, NetworkZone]]:
         found = []
-        for network_id, table in self.endpoints.items():
+        for network_id, endpoint_id in self._attached.get(sandbox_id, ()):
             network = self.networks.get(network_id)
-            for endpoint in table.values() if network is not None else ():
-                place = endpoint.attachment
-                mine = place is not None and place.sandbox_id == sandbox_id and place.host == self._context.host_name
-                if place is not None and mine and place.state == "ready" and network is not None:
-                    order = (-place.priority, network.internal, network.name, endpoint.id)
-                    found.append((order, network, self._zones[network_id]))
+            endpoint = self.endpoints.get(network_id, {}).get(endpoint_id)
+            place = None if endpoint is None else endpoint.attachment
+            if network is not None and place is not None and place.sandbox_id == sandbox_id and place.state == "ready":
+                order = (-place.priority, network.internal, network.name, endpoint_id)
+                found.append((order, network, self._zones[network_id]))
         return [(network, zone) for _, network, zone in sorted(found, key=lambda one: one[0])]
 
     def _program_peers(self, network_id: str, deadline: Deadline) -> None:

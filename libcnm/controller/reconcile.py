@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Literal
 
 import attrs
@@ -16,6 +17,7 @@ from libcnm.controller import desired, host_state
 from libcnm.controller.context import Context
 from libcnm.controller.delta import changes_in_place, delta
 from libcnm.controller.repository import Stored
+from libcnm.errors import Conflict
 from libcnm.kernel.firewall import routing_table
 from libcnm.kernel.resources import Bridge, FirewallElement, FirewallTable, Namespace, Route, Rule, Sysctl, Veth
 from libcnm.model.deadline import Deadline
@@ -49,6 +51,8 @@ class Unit:
     name: str
     locks: tuple[str, ...]
     resources: tuple[Resource, ...]
+    needed_by: NetworkRecord | None = None
+    """For what a driver's networks share: one of them, on whose behalf host-wide settings are changed."""
 
 
 def doctor(context: Context, deadline: Deadline) -> list[Difference]:
@@ -76,9 +80,19 @@ def heal(context: Context, deadline: Deadline) -> list[Difference]:
         context.engine.carry_out(removals, deadline=deadline)
         context.doors.kernel.sweep()
         healed.extend(gone)
+    _forget_absences(context, deadline)
     for row in healed:
         log.warning("healed: %s", row)
     return healed
+
+
+def _forget_absences(context: Context, deadline: Deadline) -> None:
+    """Drop the notes about networks that were here once and that another host has deleted since."""
+    for stored in context.local.presences(deadline):
+        network_id = stored.record.network_id
+        if not stored.record.active and context.repository("global").network(network_id, deadline) is None:
+            with suppress(Conflict):  # somebody writes it at this moment: then it is no absence
+                context.local.commit(stored.delete(), deadline, durable=False)
 
 
 def _heal_unit(context: Context, unit: Unit, deadline: Deadline) -> list[Difference]:
@@ -92,6 +106,10 @@ def _heal_unit(context: Context, unit: Unit, deadline: Deadline) -> list[Differe
         fresh = next((one for one in units(context, deadline) if one.name == unit.name), None)
         if fresh is None:
             return []
+        if fresh.needed_by is not None:
+            # After a boot the settings are what they were before libcnm; what they are now is what will be restored.
+            driver = context.registry.driver(fresh.needed_by.driver)
+            host_state.remember_settings(context, driver, fresh.needed_by, deadline)
         found = differences(fresh.resources, observe(context, fresh.resources, deadline))
         repairable = [row for row in found if row.problem != "in the way"]
         wanted = [row.wanted for row in repairable if row.wanted is not None]
@@ -121,7 +139,7 @@ def units(context: Context, deadline: Deadline) -> Iterator[Unit]:
         driver = context.registry.driver(name)
         if driver.capabilities.presence == "created" and records:
             base = tuple(host_state.base(context, driver, deadline))
-            yield Unit(f"driver {name}", (host_state.lock_name(driver),), base)
+            yield Unit(f"driver {name}", (host_state.lock_name(driver),), base, records[0])
     for _, stored in present:
         yield from _network_unit(context, stored.record, deadline)
     for sandbox in context.local.sandboxes(deadline):

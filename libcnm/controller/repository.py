@@ -9,7 +9,7 @@ The same code serves the host's own store and the cluster's. A transaction is bu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 
@@ -77,13 +77,25 @@ class Repository:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._decoded: dict[str, Stored[Any]] = {}
 
     # -- one record --------------------------------------------------------------------------------------------------
 
     def read(self, cls: type[Record], key: str, deadline: Deadline) -> Stored[Record] | None:
         """The record at a key, or None; Corrupt when it is not one."""
         entry = self.store.get(key, deadline=deadline)
-        return None if entry is None else _stored(cls, entry)
+        return None if entry is None else self._stored(cls, entry)
+
+    def _stored(self, cls: type[Record], entry: Entry) -> Stored[Record]:
+        """Decoded once for each version: records are values, and a verb reads the same ones several times."""
+        known: Stored[Record] | None = self._decoded.get(entry.key)
+        if known is not None and known.version == entry.version and type(known.record) is cls:
+            return known
+        found = Stored(entry.key, entry.version, decode(cls, entry.value, entry.key))
+        if len(self._decoded) >= limits.DECODED_RECORDS:
+            self._decoded.clear()
+        self._decoded[entry.key] = found
+        return found
 
     def network(self, network_id: str, deadline: Deadline) -> Stored[NetworkRecord] | None:
         """A network by its full id."""
@@ -149,7 +161,7 @@ class Repository:
         return [keys.split_attachment(entry.key) for entry in entries]
 
     def _all(self, cls: type[Record], prefix: str, deadline: Deadline) -> list[Stored[Record]]:
-        return [_stored(cls, entry) for entry in self.store.list(prefix, deadline=deadline).entries]
+        return [self._stored(cls, entry) for entry in self.store.list(prefix, deadline=deadline).entries]
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -182,7 +194,3 @@ def find(
         if answers:
             return answers
     raise NotFound(kind, ref)
-
-
-def _stored(cls: type[Record], entry: Entry) -> Stored[Record]:
-    return Stored(entry.key, entry.version, decode(cls, entry.value, entry.key))

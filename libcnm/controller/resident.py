@@ -36,6 +36,7 @@ LINGER_SECONDS: Final = 1.0
 """How long it stays when there is no sandbox: scripts that make one after the other keep one resident."""
 REQUEST_OCTETS: Final = 4096
 WATCH_SECONDS: Final = 1.0
+LOCAL_SECONDS: Final = 0.1
 
 
 class Resident:
@@ -188,6 +189,9 @@ class Resident:
                         hint = watch.next(WATCH_SECONDS)
                         if hint is None:
                             continue
+                        if store is self._context.doors.local:
+                            # Verbs of this host announce what they commit; this is for those that died in between.
+                            self._stopping.wait(LOCAL_SECONDS)
                         self._sync()
                         if isinstance(hint, Gap):
                             break

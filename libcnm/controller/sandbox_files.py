@@ -17,17 +17,27 @@ from libcnm.model.records import SandboxRecord
 _TARGETS: Final = {"hosts": "/etc/hosts", "resolv.conf": "/etc/resolv.conf", "hostname": "/etc/hostname"}
 
 
+def create(context: Context, record: SandboxRecord) -> None:
+    """Make the folder and the three files of a sandbox to which nothing is attached yet."""
+    if record.namespace:
+        folder = context.settings.paths.sandbox(record.id)
+        context.doors.files.make_folder(folder, 0o755)
+        for name, text in contents(record, ()).items():
+            context.doors.files.write(os.path.join(folder, name), text)
+
+
 def write(context: Context, record: SandboxRecord, plugs: Iterable[Plug]) -> None:
-    """Write what differs. A sandbox of the host's own namespace has the host's own files and none of ours."""
+    """Write those files that differ. A sandbox of the host's own namespace has the host's own files and none of ours."""
     if not record.namespace:
         return
     folder = context.settings.paths.sandbox(record.id)
-    files = context.doors.files
-    files.make_folder(folder, 0o755)
     for name, text in contents(record, plugs).items():
         path = os.path.join(folder, name)
-        if files.read(path) != text:
-            files.write(path, text)
+        known = context.doors.files.read(path)
+        if known is None:
+            context.doors.files.make_folder(folder, 0o755)
+        if known != text:
+            context.doors.files.write(path, text)
 
 
 def contents(record: SandboxRecord, plugs: Iterable[Plug]) -> dict[str, str]:

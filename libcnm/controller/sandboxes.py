@@ -16,7 +16,7 @@ from libcnm.controller import attach, desired, endpoints, sandbox_files
 from libcnm.controller.calls import object_id
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
-from libcnm.controller.repository import create, drop, retrying
+from libcnm.controller.repository import Stored, create, drop, retrying
 from libcnm.errors import AlreadyExists, CnmError, Forbidden, Invalid, NotFound
 from libcnm.model import keys
 from libcnm.model.addresses import parse_address
@@ -113,11 +113,11 @@ def create_sandbox(
         operation=context.new_operation(),
     )
     with doors.locks.acquire(sandbox_id, deadline=deadline):
-        _claim(context, draft, deadline)
+        version = _claim(context, draft, deadline)
         try:
             context.engine.apply(delta((), desired.sandbox_base(draft)), deadline=deadline)
-            sandbox_files.write(context, draft, ())
-            record = _commit(context, draft, deadline)
+            sandbox_files.create(context, draft)
+            record = _commit(context, draft, version, deadline)
         except CnmError:
             _abandon(context, draft)
             raise
@@ -130,18 +130,19 @@ def _hostname(container_id: str) -> str:
     return cleaned or "container"
 
 
-def _claim(context: Context, draft: SandboxRecord, deadline: Deadline) -> None:
+def _claim(context: Context, draft: SandboxRecord, deadline: Deadline) -> int:
+    """Record the sandbox as preparing, with the intent; the version that the record then has."""
     intent = _intent(context, "create_sandbox", draft.operation, draft)
 
-    def attempt() -> None:
+    def attempt() -> int:
         holder = context.local.holder(keys.container(draft.container_id), deadline)
         if holder is not None:
             raise AlreadyExists("sandbox of container", draft.container_id, holder=f"sandbox {short(holder)}")
         claims = create(keys.container(draft.container_id), NameClaim(draft.id, draft.operation))
         claims += create(keys.sandbox(draft.id), draft) + context.begin(intent)
-        context.local.commit(claims, deadline, durable=False)
+        return context.local.commit(claims, deadline, durable=False).versions[keys.sandbox(draft.id)]
 
-    retrying(deadline, f"creating the sandbox of {draft.container_id!r}", attempt)
+    return retrying(deadline, f"creating the sandbox of {draft.container_id!r}", attempt)
 
 
 def _intent(context: Context, verb: str, operation: str, record: SandboxRecord) -> Intent:
@@ -156,7 +157,7 @@ def _intent(context: Context, verb: str, operation: str, record: SandboxRecord) 
     )
 
 
-def _commit(context: Context, draft: SandboxRecord, deadline: Deadline) -> SandboxRecord:
+def _commit(context: Context, draft: SandboxRecord, version: int, deadline: Deadline) -> SandboxRecord:
     identity = context.doors.kernel.namespace(draft.namespace) if draft.namespace else None
     ready = attrs.evolve(
         draft,
@@ -165,10 +166,8 @@ def _commit(context: Context, draft: SandboxRecord, deadline: Deadline) -> Sandb
         device=identity.device if identity is not None else 0,
         inode=identity.inode if identity is not None else 0,
     )
-    stored = context.local.sandbox(draft.id, deadline)
-    if stored is None or stored.record.operation != draft.operation:
-        raise NotFound("sandbox", draft.container_id, hint="it was taken for half-done and removed meanwhile")
-    context.local.commit(stored.replace(ready) + drop(keys.intent(draft.operation)), deadline)
+    preparing = Stored(keys.sandbox(draft.id), version, draft)
+    context.local.commit(preparing.replace(ready) + drop(keys.intent(draft.operation)), deadline)
     return ready
 
 

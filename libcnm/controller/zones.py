@@ -15,10 +15,12 @@ from libcnm.dns.zone import NameRecord, NetworkZone
 from libcnm.model.addresses import IPAddress
 from libcnm.model.deadline import Deadline
 from libcnm.model.records import EndpointRecord, NetworkRecord, SandboxRecord
+from libcnm.system.clock import Clock
 from libcnm.system.files import Files
 
 HOST_RESOLV_CONF: Final = "/etc/resolv.conf"
 SYSTEMD_RESOLV_CONF: Final = "/run/systemd/resolve/resolv.conf"
+_UPSTREAMS_SECONDS: Final = 5.0
 
 
 def name_record(network: NetworkRecord, endpoint: EndpointRecord) -> NameRecord | None:
@@ -51,14 +53,26 @@ def view(
     return SandboxView(tuple(zone for _, zone in ranked), hosts, forwarding, tuple(upstreams))
 
 
-def upstreams(files: Files, record: SandboxRecord) -> tuple[Upstream, ...]:
-    """Whom a sandbox's resolver asks: the servers it was given, from its own namespace; else the host's, from the
-    host.
+class HostUpstreams:
+    """Whom sandboxes' resolvers ask: the servers a sandbox was given, from its own namespace; else the host's, from the
+    host. The host's file is read at most once in a few seconds.
     """
-    if record.dns:
-        return tuple(Upstream(ipaddress.ip_address(server), via="sandbox") for server in record.dns)
-    text = files.read(HOST_RESOLV_CONF) or ""
-    return host_upstreams(text, files.read(SYSTEMD_RESOLV_CONF))
+
+    def __init__(self, files: Files, clock: Clock) -> None:
+        self._files = files
+        self._clock = clock
+        self._known: tuple[Upstream, ...] = ()
+        self._until = -1.0
+
+    def of(self, record: SandboxRecord) -> tuple[Upstream, ...]:
+        """The servers for one sandbox."""
+        if record.dns:
+            return tuple(Upstream(ipaddress.ip_address(server), via="sandbox") for server in record.dns)
+        if self._clock.monotonic() > self._until:
+            text = self._files.read(HOST_RESOLV_CONF) or ""
+            self._known = host_upstreams(text, self._files.read(SYSTEMD_RESOLV_CONF))
+            self._until = self._clock.monotonic() + _UPSTREAMS_SECONDS
+        return self._known
 
 
 def resolve(context: Context, sandbox_id: str, name: str, deadline: Deadline) -> tuple[IPAddress, ...]:

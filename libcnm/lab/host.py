@@ -46,6 +46,7 @@ class Host:
         self.run_dir = os.path.join(folder, "run")
         self.controllers: list[Controller] = []
         self._kernel: LinuxKernel | None = None
+        self._children: list[subprocess.Popen[Any]] = []
 
     def __repr__(self) -> str:
         return f"<Host {self.name!r} {self.address}>"
@@ -116,11 +117,13 @@ class Host:
         argv = _checked(argv)
         home = HomeNamespaces(self.home)
         try:
-            return spawn(home, None, argv, {}, self._options(options))
+            process = spawn(home, None, argv, {}, self._options(options))
         except FileNotFoundError as error:
             raise _missing(argv, error) from None
         finally:
             home.close()
+        self._children = [*(child for child in self._children if child.poll() is None), process]
+        return process
 
     def run(
         self,
@@ -178,6 +181,9 @@ class Host:
             except CnmError as error:
                 log.debug("closing %r: %s", controller, error)  # its user has closed it before
         self.controllers.clear()
+        for child in self._children:
+            child.wait()  # killed by now: whoever started it need not know, and no zombie stays
+        self._children.clear()
         kernel, self._kernel = self._kernel, None
         if kernel is not None:
             kernel.close()

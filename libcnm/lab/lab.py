@@ -240,7 +240,9 @@ def _delete(cnm: Controller, listed: Callable[[], Sequence[Network | Sandbox]], 
 def _subnets(subnet: str | None, subnet6: str | None) -> list[IPNetwork]:
     given = {"subnet": subnet, "subnet6": subnet6}
     found = [parse_pool(value, field) for field, value in given.items() if value is not None]
-    if [pool.version for pool in found] not in ([4], [6], [4, 6]):
+    if not found or [(pool.version == 6) for pool in found] != [
+        name == "subnet6" for name, one in given.items() if one
+    ]:
         raise Invalid("subnet", subnet, "and subnet6 are not an IPv4 and an IPv6 subnet, or one of them")
     for pool in found:
         if pool.num_addresses < _FIRST_ADDRESS + _HOSTS + 1:

@@ -94,16 +94,8 @@ def end_all(territory: Territory, deadline: Deadline) -> list[int]:
                     with suppress(ProcessLookupError):
                         signal.pidfd_send_signal(handle, signal.SIGKILL)
                     _ended(handle, deadline)
-        _reap(left)
         left = list(territory.residents())
     return left
-
-
-def _reap(pids: Collection[int]) -> None:
-    """Collect those that were our children, so that no zombie stays."""
-    for pid in pids:
-        with suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)
 
 
 @contextmanager

@@ -21,6 +21,8 @@ TRANSACTION_BYTES: Final = 256 * 1024
 VALUE_BYTES: Final = 256 * 1024
 """Consul refuses values over 512 KiB, etcd requests over 1.5 MiB."""
 KEY_BYTES: Final = 512
+DECODED_RECORDS: Final = 4096
+"""How many records a process keeps decoded; then it begins anew."""
 CONFLICT_RETRIES: Final = 64
 """How often a verb re-reads and tries again when others win a compare; its deadline usually ends it first."""
 LEASE_SECONDS_MIN: Final = 10.0

@@ -227,7 +227,8 @@ class Bench:
     def unnamed(self, ns: str) -> set[Resource]:
         """All of one namespace, as if it were the host, to compare two of them."""
         observed = self.kernel.read({ns}, {Bridge, Address, Route}, deadline=within())
-        return {attrs.evolve(one.resource, ns="") for one in observed}  # type: ignore[call-arg]  # kinds with a ns
+        found = (one.resource for one in observed)
+        return {attrs.evolve(one, ns="") for one in found if isinstance(one, Bridge | Address | Route)}
 
     def wait_for(self, condition: Callable[[], T]) -> T:
         """The condition's first true value; what the kernel does in its own time is done by then."""

@@ -107,11 +107,17 @@ class ControllerMachine(RuleBasedStateMachine):
             self.counts[f"{what}: {error.code}"] += 1
             assert refusal is not None, f"{what}: {error!r}, and the model says that it succeeds"
             assert refusal is type(error), f"{what}: {error!r}, and the model says {refusal.__name__}"
-            assert self.model == self._observed(), f"{what} was refused and has changed something"
+            self._agree(f"before and after {what}, which was refused,")
             return None
         self.counts[what] += 1
         assert refusal is None, f"{what} succeeded, and the model says {refusal and refusal.__name__}"
         return result
+
+    def _agree(self, what: str) -> None:
+        seen = self._observed()
+        for field in ("networks", "endpoints", "sandboxes"):
+            wanted, there = set(getattr(self.model, field).items()), set(getattr(seen, field).items())
+            _same(wanted, there, f"{what} differ in {field}")
 
     def _observed(self) -> Model:
         return Model.observed({host: self._cnm(host) for host in HOSTS})
@@ -475,7 +481,7 @@ class ControllerMachine(RuleBasedStateMachine):
         for host in HOSTS:
             self._cnm(host)
         self._settle()
-        assert self.model == self._observed()
+        self._agree("the hosts and the model")
         networks, endpoints = self.model.networks.values(), self.model.endpoints.values()
         _all_different((one.home, one.name) for one in networks)
         _all_different((one.network, one.name) for one in endpoints)
@@ -491,9 +497,9 @@ class ControllerMachine(RuleBasedStateMachine):
         for host in HOSTS:
             cnm = self._cnm(host)
             context = cnm._calls.context
-            assert [] == context.local.intents(context.doors.clock.deadline(30))
-            assert [] == [str(row) for row in cnm.doctor()], host
-            assert self._wanted_peers(host) == _peers(self.world.host(host).kernel), host
+            _same([], context.local.intents(context.doors.clock.deadline(30)), f"the intents of {host}")
+            _same([], [str(row) for row in cnm.doctor()], f"the doctor of {host}")
+            _same(self._wanted_peers(host), _peers(self.world.host(host).kernel), f"the peers on {host}")
             for on, container in self.model.sandboxes:
                 if on == host and not self.model.sandboxes[on, container]:
                     self._check_default_routes(host, container)
@@ -515,7 +521,7 @@ class ControllerMachine(RuleBasedStateMachine):
         for seen in self.world.host(host).kernel.everything():
             route = seen.resource
             if isinstance(route, Route) and route.ns == namespace and route.destination.prefixlen == 0:
-                there[route.destination.version] = route.gateway
+                there[route.destination.version] = route.via
         wanted = self.model.default_routes(host, container)
         assert wanted.keys() == there.keys(), (host, container)
         assert all(gateway in wanted[version] for version, gateway in there.items()), (host, container)
@@ -529,14 +535,29 @@ class ControllerMachine(RuleBasedStateMachine):
                 network.delete(force=True)
         self._settle()
         for name, host in self.world.hosts.items():
+            self._cnm(name).heal()
             for key in [key for key in self.controllers if key[0] == name]:
                 self.controllers.pop(key).close()
             host.kernel.sweep()
-            assert self.pristine[name] == host.kernel.snapshot()
-            assert [] == [key for key in host.keys() if not key.startswith(("installation", "pools/", "request/"))]
-            assert [] == _files(host)
-        left = [key for key in self.world.keys() if not key.startswith(("host/", "lineage", "pools/", "vni-hint"))]
-        assert [] == left
+            _same(_lines(self.pristine[name]), _lines(host.kernel.snapshot()), f"the kernel of {name}")
+            _same([], [key for key in host.keys() if not key.startswith(_RESIDUE)], f"the store of {name}")
+            _same([], _files(host), f"the files of {name}")
+        _same([], [key for key in self.world.keys() if not key.startswith(_RESIDUE)], "the cluster's store")
+
+
+_RESIDUE: Final = ("installation", "lineage", "host/", "pools/", "vni-hint", "request/")
+"""What outlives everything that was ever made: who is who, and where to look next."""
+
+
+def _same(expected: object, actual: object, what: str) -> None:
+    """Like an assert, but with both sides in the message wherever this file is run."""
+    if isinstance(expected, set) and isinstance(actual, set):
+        assert expected == actual, f"{what}: missing {expected - actual}, too much {actual - expected}"
+    assert expected == actual, f"{what}: {actual}, and should be {expected}"
+
+
+def _lines(snapshot: tuple[object, ...]) -> set[str]:
+    return {str(one) for part in snapshot for one in part}  # type: ignore[attr-defined]  # three tuples
 
 
 def _all_different(values: object) -> None:

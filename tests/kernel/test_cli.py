@@ -1,0 +1,202 @@
+"""``cnm`` on a real host, in processes of its own: what it prints, what it returns, what it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from libcnm.lab import Host, Lab
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with Lab(hosts=1) as lab:
+        yield lab.hosts[0]
+
+
+def out(host: Host, *words: str) -> str:
+    """What a command printed; it must have worked."""
+    done = host.cnm(*words, timeout=30)
+    assert 0 == done.returncode, (words, done.stdout, done.stderr)
+    return done.stdout
+
+
+def document(host: Host, *words: str) -> Any:
+    return json.loads(out(host, "--json", *words))
+
+
+def failed(host: Host, *words: str) -> tuple[int, str]:
+    """Status and message of a command that must not work; its stdout stays empty."""
+    done = host.cnm(*words, timeout=30)
+    assert "" == done.stdout, words
+    return done.returncode, done.stderr
+
+
+def test_the_life_of_a_network(host: Host) -> None:
+    """create prints the id; ls has Docker's columns; inspect Docker's shape; rm prints the name; errors their status."""
+    words = ["--subnet", "10.88.0.0/16", "--ip-range", "10.88.4.0/24", "--gateway", "10.88.0.9"]
+    identifier = out(
+        host, "network", "create", "blue", *words, "--aux-address", "r=10.88.4.1", "--label", "a=b"
+    ).strip()
+    assert 64 == len(identifier)
+    out(host, "network", "create", "alone", "--internal", "--ipv6")
+    rows = [line.split() for line in out(host, "network", "ls").splitlines()]
+    assert ["NETWORK", "ID", "NAME", "DRIVER", "SCOPE"] == rows[0]
+    assert [["alone", "bridge", "local"], [identifier[:12], "blue", "bridge", "local"]] == [rows[1][1:], rows[2]]
+    assert f"{identifier}\n" == out(host, "network", "ls", "-q", "--no-trunc", "--filter", "label=a=b")
+    assert ["alone"] == [one["Name"] for one in document(host, "network", "ls", "-f", "name=alo")]
+    [blue] = json.loads(out(host, "network", "inspect", identifier[:8]))
+    pool = {
+        "Subnet": "10.88.0.0/16",
+        "IPRange": "10.88.4.0/24",
+        "Gateway": "10.88.0.9",
+        "AuxiliaryAddresses": {"r": "10.88.4.1"},
+    }
+    assert [pool] == blue["IPAM"]["Config"]
+    status, message = failed(host, "network", "create", "blue")
+    assert (4, True) == (status, message.startswith("cnm: network 'blue' already exists"))
+    assert "blue\nalone\n" == out(host, "network", "rm", "blue", "alone")
+    assert (3, "cnm: network 'blue' not found\n") == failed(host, "network", "rm", "blue")
+    assert {"deleted": ["blue"]} == document(host, "network", "rm", "-f", "blue")
+
+
+def test_services_and_containers(host: Host) -> None:
+    """Publish, attach, list, look inside, detach, unpublish: the words of 2015, on both sides of a container."""
+    out(host, "network", "create", "blue", "--subnet", "10.88.0.0/24")
+    web = out(host, "service", "publish", "web.blue", "--alias", "www", "-p", "8080:80").strip()
+    out(host, "container", "create", "c1")
+    out(host, "container", "create", "c2", "--publish-service", "db.blue", "--add-host", "outside:192.0.2.1")
+    out(host, "service", "attach", "c1", "web")
+    lines = [line.split() for line in out(host, "service", "ls", "--net", "blue").splitlines()]
+    assert ["SERVICE", "ID", "NAME", "NETWORK", "CONTAINER", "HOST"] == lines[0]
+    assert [["db", "blue", "c2", host.name], ["web", "blue", "c1", host.name]] == [line[1:] for line in lines[1:]]
+    assert f"Service Id: {web}\nName: web\nNetwork: blue\n" in out(host, "service", "info", "web.blue")
+    assert "c1          " in out(host, "container", "ls")
+    hosts = out(host, "container", "exec", "c2", "cat", "/etc/hosts")
+    assert "192.0.2.1\toutside" in hosts
+    assert " 0% packet loss" in out(host, "container", "exec", "c2", "--", "ping", "-c1", "-W2", "www")
+    status, message = failed(host, "service", "unpublish", "web")
+    assert (4, True) == (status, "c1" in message)
+    out(host, "service", "detach", "c1", "web")
+    assert [None, "c2"] == [
+        one["Attachment"] and one["Attachment"]["Container"]
+        for one in sorted(document(host, "service", "ls"), key=lambda one: str(one["Name"]), reverse=True)
+    ]
+    out(host, "service", "unpublish", "web")
+    assert "c1\nc2\n" == out(host, "container", "rm", "c1", "c2")
+    assert [] == document(host, "service", "ls")
+
+
+def test_connect_and_disconnect(host: Host) -> None:
+    """Docker's words: the endpoint has the container's name, and goes when it is disconnected."""
+    out(host, "network", "create", "blue", "--subnet", "10.88.0.0/24")
+    out(host, "container", "create", "c1")
+    out(host, "network", "connect", "blue", "c1", "--ip", "10.88.0.77", "--alias", "web", "-p", "127.0.0.1:8080:80/tcp")
+    [endpoint] = document(host, "service", "ls")
+    assert ("c1", ["10.88.0.77/24"], ["web"]) == (endpoint["Name"], endpoint["Addresses"], endpoint["Aliases"])
+    assert ["127.0.0.1:8080:80/tcp"] == [port["Port"] for port in endpoint["Ports"]]
+    status, message = failed(host, "network", "disconnect", "blue", "c9")
+    assert (3, "cnm: sandbox 'c9' not found\n") == (status, message)
+    out(host, "network", "disconnect", "blue", "c1")
+    assert [] == document(host, "service", "ls")
+    assert 5 == failed(host, "network", "disconnect", "blue", "c1")[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        (["true"], 0),
+        (["--", "sh", "-c", "exit 7"], 7),
+        (["sh", "-c", "kill -9 $$"], 137),
+        (["no-such-program"], 127),
+        (["/etc/hosts"], 126),
+    ],
+)
+def test_exec_returns_what_the_program_returns(host: Host, argv: list[str], status: int) -> None:
+    """As shells do: 128 and the number for a signal, 127 and 126 for what cannot be run."""
+    host.controller(resident="off").create_sandbox("c1")
+    assert status == host.cnm("container", "exec", "c1", *argv, timeout=30).returncode
+
+
+def test_exec_passes_on_stdin_and_stdout(host: Host) -> None:
+    """The program has the terminal's ends, not copies of ours."""
+    host.controller(resident="off").create_sandbox("c1")
+    done = host.cnm("container", "exec", "c1", "--", "tr", "a-z", "A-Z", input="through", timeout=30)
+    assert "THROUGH" == done.stdout
+
+
+def test_a_container_that_cannot_be_attached_is_not_created(host: Host) -> None:
+    """``--publish-service`` that fails leaves neither sandbox nor service, and keeps one that was there."""
+    out(host, "network", "create", "blue", "--subnet", "10.88.0.0/24")
+    assert 3 == failed(host, "container", "create", "c1", "--publish-service", "web.nowhere")[0]
+    out(host, "container", "create", "c2", "--publish-service", "web.blue")
+    assert 4 == failed(host, "container", "create", "c3", "--publish-service", "web.blue")[0]
+    assert ["c2"] == [one["ContainerId"] for one in document(host, "container", "ls")]
+    assert ["web"] == [one["Name"] for one in document(host, "service", "ls")]
+
+
+def test_a_service_by_its_name_alone_must_be_the_only_one(host: Host) -> None:
+    """Two networks may have a service each of one name; the error lists them as they must be written."""
+    for name, subnet in (("blue", "10.88.0.0/24"), ("green", "10.89.0.0/24")):
+        out(host, "network", "create", name, "--subnet", subnet)
+        out(host, "service", "publish", f"web.{name}")
+    status, message = failed(host, "service", "info", "web")
+    assert (3, True) == (status, "web.blue, web.green" in message)
+    assert "Network: green" in out(host, "service", "info", "web.green")
+
+
+def test_doctor_tells_drift_and_heals_it(host: Host) -> None:
+    """Status 0 and a word of comfort, or status 1 and a row for each difference; --heal puts it right."""
+    cnm = host.controller(resident="off")
+    network = cnm.create_network("blue", subnets=["10.88.0.0/24"])
+    assert "everything is as it should be\n" == out(host, "doctor")
+    host.run(["ip", "address", "del", "10.88.0.1/24", "dev", f"br-{network.id[:12]}"], check=True)
+    done = host.cnm("doctor", timeout=30)
+    assert (1, f"missing: address host br-{network.id[:12]} 10.88.0.1\n") == (done.returncode, done.stdout)
+    found = json.loads(host.cnm("--json", "doctor", "--heal", timeout=30).stdout)
+    assert [("missing", "address")] == [(row["problem"], row["resource"][0]) for row in found]
+    assert [] == document(host, "doctor")
+
+
+def test_topology_in_all_its_forms(host: Host) -> None:
+    """Text and Mermaid on stdout, SVG into a file, JSON with hosts, networks, sandboxes and endpoints."""
+    cnm = host.controller(resident="off")
+    cnm.create_network("blue", subnets=["10.88.0.0/24"]).create_endpoint("web").join(cnm.create_sandbox("c1"))
+    assert f"host {host.name} {host.address}\n  c1\n    eth0 10.88.0.2 web.blue\n" in out(host, "topology")
+    picture = f"{host.state_dir}/x.svg"
+    assert out(host, "topology", "--svg", picture, "--mermaid").startswith("flowchart TB\n")
+    with open(picture, encoding="utf-8") as file:
+        assert file.read().startswith("<svg ")
+    whole = document(host, "topology")
+    assert [host.name] == [one["name"] for one in whole["hosts"]]
+    assert [("web", "c1")] == [
+        (endpoint["name"], sandbox["container_id"])
+        for endpoint in whole["endpoints"]
+        for sandbox in whole["sandboxes"]
+        if sandbox["id"] == endpoint["sandbox_id"]
+    ]
+    assert 7 == failed(host, "topology", "--svg", "/nowhere/x.svg")[0]
+
+
+def test_the_topology_of_a_cluster_is_the_same_on_each_host() -> None:
+    """Hosts, networks, containers and endpoints of both, but for which of the hosts is "here"."""
+    with Lab() as lab:
+        for number, host in enumerate(lab.hosts):
+            cnm = host.controller()
+            network = cnm.ensure_network("multihost", "overlay")
+            network.create_endpoint(f"svc{number}").join(cnm.create_sandbox(f"c{number}"))
+        seen = [document(host, "topology") for host in lab.hosts]
+        for one, whole in zip(lab.hosts, seen, strict=True):
+            assert [one.name] == [node["name"] for node in whole["hosts"] if node.pop("here")]
+        assert [{**host, "here": False} for host in seen[0]["hosts"]] == [
+            {**host, "here": False} for host in seen[1]["hosts"]
+        ]
+        assert [seen[0][kind] for kind in ("networks", "endpoints", "sandboxes")] == [
+            seen[1][kind] for kind in ("networks", "endpoints", "sandboxes")
+        ]
+        assert ["lab-vm-1", "lab-vm-2"] == [sandbox["host"] for sandbox in seen[0]["sandboxes"]]
