@@ -228,7 +228,7 @@ def _text(
 
 def _width(words: Sequence[str], size: int, *, bold: bool = False, mono: bool = False) -> int:
     """About how wide a text is; fonts differ, so it errs on the wide side."""
-    return round(len(words) * size * (0.61 if mono or bold else 0.56))
+    return round(len(words) * size * (0.66 if bold else 0.61 if mono else 0.56))
 
 
 def _fitting(size: int, room: int, *, bold: bool, mono: bool) -> int:

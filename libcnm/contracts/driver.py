@@ -136,7 +136,7 @@ class Driver(ABC):
     # --------------------------------------------------------------------------------
 
     def gateways(self, network: NetworkRecord) -> tuple[IPAddress, ...]:
-        """The default gateways that an endpoint's sandbox may use, at most one of each family."""
+        """The default gateways that endpoints' sandboxes may use: each uses the first that is in its own subnet."""
         return ()
 
     def onlink(self, network: NetworkRecord, endpoint: EndpointRecord) -> tuple[IPNetwork, ...]:

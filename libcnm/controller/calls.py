@@ -69,9 +69,10 @@ class Calls:
         budget = self.context.settings.timeout if timeout is None else float(timeout)
         yield Call(self.context, self.context.doors.clock.deadline(budget), request_id)
 
-    def close(self) -> None:
-        """No verb begins any more."""
-        self._open = False
+    def close(self) -> bool:
+        """No verb begins any more; False when that was so already."""
+        was_open, self._open = self._open, False
+        return was_open
 
 
 def object_id(context: Context, kind: str, request_id: str | None) -> str:

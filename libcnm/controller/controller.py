@@ -275,9 +275,11 @@ class Controller:
 
     def close(self) -> None:
         """Release what this process holds; networks, sandboxes and names live on. Idempotent."""
-        self._calls.close()
-        self._link.close()
-        self._doors.close()
+        if self._calls.close():
+            try:
+                self._link.close()
+            finally:
+                self._doors.close()
 
 
 def _differences(spec: NetworkSpec, record: NetworkRecord) -> list[str]:

@@ -1,7 +1,7 @@
 """The difference of two sets of resources, as changes in an order that is safe to stop anywhere. Pure.
 
-Order: what is no longer wanted goes first, dependents before what they need; then what is new, needs first. Among
-what is ready, changes through the same door and namespace stay together, so that they travel in one send.
+Order: what is no longer wanted goes first, dependents before what they need; then what is new or different, needs first.
+Among what is ready, changes through the same door and namespace stay together, so that they travel in one send.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def delta(before: Iterable[Resource], after: Iterable[Resource]) -> tuple[Change
     old, new = by_identity(before), by_identity(after)
     removed: dict[Identity, Resource] = {}
     added: dict[Identity, Resource] = {}
-    changed: list[Change] = []
+    changed: dict[Identity, Resource] = {}
     for identity, resource in old.items():
         wanted = new.get(identity)
         if wanted is None or not changes_in_place(resource, wanted):
@@ -52,10 +52,14 @@ def delta(before: Iterable[Resource], after: Iterable[Resource]) -> tuple[Change
         if known is None or identity in removed:
             added[identity] = resource
         elif known != resource:
-            changed.append(Change("change", resource, known))
+            changed[identity] = resource
     goes = [Change("delete", resource) for resource in reversed(ordered(removed)) if not _goes_along(resource, removed)]
-    comes = [Change("add", resource) for resource in ordered(added)]
-    return (*goes, *changed, *comes)
+    # What changes may need what is new (a port that gets another master), and the other way round: one order for both.
+    comes = [
+        Change("change", resource, old[resource.identity]) if resource.identity in changed else Change("add", resource)
+        for resource in ordered({**added, **changed})
+    ]
+    return (*goes, *comes)
 
 
 def changes_in_place(old: Resource, new: Resource) -> bool:

@@ -86,13 +86,14 @@ def inside(plug: Plug) -> Iterator[Resource]:
 
 
 def gateway_plugs(ranked: Sequence[Plug]) -> dict[int, tuple[Plug, IPAddress]]:
-    """For each IP version, the endpoint that the default route goes through, and its gateway."""
+    """For each IP version, the endpoint that the default route goes through, and its gateway: one that it can reach."""
     found: dict[int, tuple[Plug, IPAddress]] = {}
     for plug in ranked:
-        own = {address.version for address in plug.endpoint.addresses}
-        for gateway in plug.driver.gateways(plug.network.record):
-            if gateway.version in own:
-                found.setdefault(gateway.version, (plug, gateway))
+        gateways = plug.driver.gateways(plug.network.record)
+        for own in plug.endpoint.addresses:
+            reachable = next((gateway for gateway in gateways if gateway in own.network), None)
+            if reachable is not None:
+                found.setdefault(own.version, (plug, reachable))
     return found
 
 

@@ -114,11 +114,7 @@ class BridgeDriver(Driver):
     def gateways(self, network: NetworkRecord) -> tuple[IPAddress, ...]:
         if network.internal:
             return ()
-        found: dict[int, IPAddress] = {}
-        for pool in network.pools:
-            if pool.gateway is not None:
-                found.setdefault(pool.gateway.version, pool.gateway)
-        return tuple(found.values())
+        return tuple(pool.gateway for pool in network.pools if pool.gateway is not None)
 
     def interface_prefix(self, network: NetworkRecord) -> str:
         prefix: str = self._options(network).get(options.INTERFACE_PREFIX, "eth")

@@ -16,6 +16,7 @@ from libcnm.kernel._fake_rows import rule_key
 from libcnm.kernel._fake_settings import value_of
 from libcnm.kernel._fake_state import Link, Machine, Row, Space
 from libcnm.kernel.resources import (
+    LINK_GROUP,
     Address,
     Bridge,
     Fdb,
@@ -55,7 +56,7 @@ def observe_link(machine: Machine, space: Space, ns: str, link: Link) -> Observe
         resource = Vxlan(ns, link.name, link.vni, link.mac, link.local or _ALONE, link.mtu, link.port, master, link.up)
     else:
         resource = Bridge(ns, link.name, link.mac, link.mtu, link.alias, link.up)
-    return Observed(resource, machine.whole(ns) or link.marked)
+    return Observed(resource, machine.whole(ns) or link.group in (LINK_GROUP, INNER_GROUP))
 
 
 def _is_interface(link: Link) -> bool:

@@ -112,14 +112,13 @@ class Model:
         return (-self.priority.get(one.id, 0), network.internal, network.name, one.id)
 
     def default_routes(self, host: str, container: str) -> dict[int, frozenset[IPAddress]]:
-        """By IP version, the gateways of which one must be the sandbox's."""
+        """By IP version, the gateway that must be the sandbox's: of the subnet that its first endpoint is in."""
         found: dict[int, frozenset[IPAddress]] = {}
         for one in self.attached(host, container):
             network = self.networks[one.network]
-            for version in one.versions if network.leads_out else ():
-                of_version = frozenset(ip for ip in network.gateways if ip.version == version)
-                if of_version:
-                    found.setdefault(version, of_version)
+            for subnet in network.subnets if network.leads_out else ():
+                if any(address in subnet for address in one.addresses):
+                    found.setdefault(subnet.version, frozenset(ip for ip in network.gateways if ip in subnet))
         return found
 
     def bound(self, one: Ep, ports: Iterable[Port]) -> set[tuple[str, int, IPAddress]]:
@@ -146,10 +145,12 @@ class Model:
             return AlreadyExists
         if driver in ("null", "host"):
             return Forbidden if any(one.driver == driver for one in same_store) else None
-        if any(overlaps(one, other) for i, one in enumerate(subnets) for other in subnets[:i]):
-            return Invalid
-        taken = any(overlaps(one, other) for net in same_store for one in net.subnets for other in subnets)
-        return AlreadyExists if taken else None
+        for number, block in enumerate(subnets):
+            if any(overlaps(block, other) for other in subnets[:number]):
+                return Invalid
+            if any(overlaps(block, other) for net in same_store for other in net.subnets):
+                return AlreadyExists
+        return None
 
     def create_endpoint(self, net: Net, name: str, address: IPAddress | None, mac: str | None) -> Refusal:
         """For a name that is well-formed, and subnets small enough to be exhausted."""

@@ -38,7 +38,7 @@ def failed(host: Host, *words: str) -> tuple[int, str]:
 
 
 def test_the_life_of_a_network(host: Host) -> None:
-    """create prints the id; ls has Docker's columns; inspect Docker's shape; rm prints the name; errors their status."""
+    """create prints the id; ls has Docker's columns; inspect Docker's shape; rm prints the name."""
     words = ["--subnet", "10.88.0.0/16", "--ip-range", "10.88.4.0/24", "--gateway", "10.88.0.9"]
     identifier = out(
         host, "network", "create", "blue", *words, "--aux-address", "r=10.88.4.1", "--label", "a=b"

@@ -1,0 +1,185 @@
+"""Verbs killed and paused at every one of their effects, on the real kernel, each in a real process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libcnm import CnmError, Controller
+from libcnm.controller.controller import Controller as RealController
+from libcnm.kernel.resources import Sysctl
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.timeout(180)]
+
+WORKER = str(Path(__file__).with_name("verb_worker.py"))
+VERBS = (
+    "create_network",
+    "delete_network",
+    "create_sandbox",
+    "delete_sandbox",
+    "create_endpoint",
+    "join",
+    "leave",
+)
+
+
+def start(order: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """A worker with that order."""
+    root = Path(__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, WORKER, json.dumps(order)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root
+    )
+
+
+def ended(worker: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """How a worker says that it ended."""
+    out, _ = worker.communicate(timeout=60)
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def prepare(cnm: Controller, verb: str) -> None:
+    """What must be there before the verb."""
+    needs = {
+        "delete_network": ("net",),
+        "create_endpoint": ("net",),
+        "delete_sandbox": ("net", "web", "c1", "joined"),
+        "join": ("net", "web", "c1"),
+        "leave": ("net", "web", "c1", "joined"),
+    }.get(verb, ())
+    if "net" in needs:
+        cnm.create_network("net", subnets=["10.88.0.0/24"])
+    if "web" in needs:
+        cnm.network("net").create_endpoint("web", ports=["8080:80"])
+    if "c1" in needs:
+        cnm.create_sandbox("c1")
+    if "joined" in needs:
+        cnm.network("net").endpoint("web").join(cnm.sandbox("c1"))
+
+
+def clear(cnm: Controller) -> None:
+    """Delete everything, and see that nothing of ours is left."""
+    for sandbox in cnm.sandboxes():
+        sandbox.delete()
+    for network in cnm.networks():
+        network.delete(force=True)
+    context = cnm._calls.context
+    context.doors.kernel.sweep()
+    left = context.doors.kernel.read({""}, deadline=context.doors.clock.deadline(5))
+    assert [] == [one.resource for one in left if one.ours and not isinstance(one.resource, Sysctl)]
+
+
+def settled(open_controller: Callable[..., RealController], where: str) -> RealController:
+    """A new controller: no intent is left, nothing is missing, nothing is left over."""
+    cnm = open_controller(resident="off")
+    context = cnm._calls.context
+    assert [] == context.local.intents(context.doors.clock.deadline(5)), where
+    assert [] == [str(row) for row in cnm.doctor()], where
+    return cnm
+
+
+def points_of(open_controller: Callable[..., RealController], installation: dict[str, Any], verb: str) -> list[str]:
+    """The effects of a verb, by doing it once."""
+    cnm = open_controller(resident="off")
+    prepare(cnm, verb)
+    found = ended(start({"installation": installation, "verb": verb}))
+    assert found["done"], found
+    clear(cnm)
+    points: list[str] = found["points"]
+    return points
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_killed_at_any_effect(
+    verb: str, open_controller: Callable[..., RealController], installation: dict[str, Any]
+) -> None:
+    """kill -9 at every effect: the next controller finds or makes everything consistent, and the verb can be done."""
+    points = points_of(open_controller, installation, verb)
+    for number, point in enumerate(points):
+        where = f"{verb} killed at {number} ({point})"
+        cnm = open_controller(resident="off")
+        prepare(cnm, verb)
+        cnm.close()
+        worker = start({"installation": installation, "verb": verb, "stop_at": number})
+        worker.communicate(timeout=60)
+        assert -signal.SIGKILL == worker.returncode, where
+        cnm = settled(open_controller, where)
+        clear(cnm)
+        cnm.close()
+
+
+@pytest.mark.parametrize("verb", ["create_network", "join", "leave"])
+def test_paused_at_any_effect_while_another_works(
+    verb: str, open_controller: Callable[..., RealController], installation: dict[str, Any]
+) -> None:
+    """SIGSTOP at an effect: another process starts, reconciles, and is refused or served; then the first one ends well."""
+    points = points_of(open_controller, installation, verb)
+    for number in range(0, len(points), 2):  # before each effect: after one is before the next
+        where = f"{verb} paused at {number} ({points[number]})"
+        cnm = open_controller(resident="off")
+        prepare(cnm, verb)
+        cnm.close()
+        worker = start({"installation": installation, "verb": verb, "stop_at": number, "signal": "STOP"})
+        os.waitpid(worker.pid, os.WUNTRACED)
+        other = open_controller(resident="off", timeout=0.5)
+        other.heal()
+        outcome = ""
+        try:
+            _conflicting(other, verb)
+        except CnmError as error:
+            outcome = error.code
+        other.close()
+        worker.send_signal(signal.SIGCONT)
+        first = ended(worker)
+        assert first["done"] or first["code"] in ("not-found", "conflict", "already-exists", "forbidden"), (where, first)
+        assert first["done"] or not outcome, (where, first, outcome)
+        clear(settled(open_controller, where))
+
+
+def _conflicting(cnm: Controller, verb: str) -> None:
+    if verb == "create_network":
+        cnm.create_network("net", subnets=["10.88.0.0/24"])
+    else:
+        cnm.network("net").endpoint("web").join(cnm.sandbox("c1"))
+
+
+def test_two_processes_want_one_name(
+    open_controller: Callable[..., RealController], installation: dict[str, Any]
+) -> None:
+    """Two processes create the same network at once: one has it, the other is told who has."""
+    open_controller(resident="off")
+    workers = [start({"installation": installation, "verb": "create_network", "wait": True}) for _ in range(2)]
+    endings = _released(workers)
+    assert [False, True] == sorted(one["done"] for one in endings)
+    assert ["already-exists"] == [one["code"] for one in endings if not one["done"]]
+
+
+def test_processes_race_for_the_last_address(
+    open_controller: Callable[..., RealController], installation: dict[str, Any]
+) -> None:
+    """Three processes, one address left: one has it, the others are told that there is none."""
+    cnm = open_controller(resident="off")
+    cnm.create_network("net", subnets=["10.88.0.0/30"])
+    order = {"installation": installation, "verb": "create_endpoint", "wait": True}
+    endings = _released([start({**order, "argument": f"e{number}"}) for number in range(3)])
+    assert [False, False, True] == sorted(one["done"] for one in endings)
+    assert ["exhausted", "exhausted"] == [one["code"] for one in endings if not one["done"]]
+
+
+def _released(workers: list[subprocess.Popen[bytes]]) -> list[dict[str, Any]]:
+    for worker in workers:
+        assert worker.stdout is not None
+        assert b"waiting\n" == worker.stdout.readline()
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write(b"\n")
+        worker.stdin.flush()
+    return [ended(worker) for worker in workers]
