@@ -17,7 +17,7 @@ from libcnm.controller import desired, port_claims, sandbox_files
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.desired import Plug
-from libcnm.controller.repository import Repository, Stored, drop, put, retrying
+from libcnm.controller.repository import Repository, Stored, drop, outcome_unknown, put, retrying
 from libcnm.errors import CnmError, Forbidden, InUse, Invalid
 from libcnm.kv.base import Transaction
 from libcnm.model import keys
@@ -74,13 +74,16 @@ def join(
             f"joining endpoint {endpoint.name!r}",
             lambda: _prepare(context, driver, network, endpoint, sandbox, priority, request_id, deadline),
         )
+        made = False
         try:
             before, after = _difference(context, work)
             context.engine.apply(delta(before, after), deadline=deadline)
+            made = True
             sandbox_files.write(context, work.sandbox, [*work.others, work.plug])
             record = _commit(context, work, deadline)
-        except CnmError:
-            _undo(context, work)
+        except CnmError as error:
+            if not outcome_unknown(error):
+                _undo(context, work, made=made)
             raise
     context.announce(deadline)
     return record
@@ -142,8 +145,10 @@ def _prepare(
         context.local.commit(here, deadline, durable=False)
         try:
             committed = repository.commit(theirs, deadline)
-        except CnmError:
-            context.local.commit(_withdrawn(context, network, record, operation, deadline), deadline, durable=False)
+        except CnmError as error:
+            if not outcome_unknown(error):
+                withdrawn = _withdrawn(context, network, record, operation, deadline)
+                context.local.commit(withdrawn, deadline, durable=False)
             raise
     preparing = Stored(stored.key, committed.versions[stored.key], record)
     return _Join(driver, repository, view, place, others, record, presence, preparing)
@@ -248,10 +253,15 @@ def _commit(context: Context, work: _Join, deadline: Deadline) -> EndpointRecord
     return ready
 
 
-def _undo(context: Context, work: _Join) -> None:
-    """After a failure that the engine has already reversed: give back the records; recovery does what fails here."""
+def _undo(context: Context, work: _Join, *, made: bool) -> None:
+    """Give back the records, and what was ``made`` (a batch that failed, the engine has reversed); recovery does what
+    fails here.
+    """
     deadline = context.doors.clock.deadline(context.settings.timeout)
     try:
+        if made:
+            finish_leave(context, work.driver, work.network.record, work.endpoint, deadline)
+            return
         release(context, work.network.record, work.endpoint, work.plug.place, deadline)
         sandbox_files.write(context, work.sandbox, work.others)
     except CnmError as error:
@@ -302,7 +312,12 @@ def _withdraw(
         context.local.commit(context.begin(intent) + stored.replace(record), deadline, durable=False)
     else:
         context.local.commit(context.begin(intent), deadline, durable=False)
-        repository.commit(stored.replace(record), deadline)
+        try:
+            repository.commit(stored.replace(record), deadline)
+        except CnmError as error:
+            if not outcome_unknown(error):
+                context.local.commit(drop(keys.intent(operation)), deadline, durable=False)
+            raise
     return record
 
 

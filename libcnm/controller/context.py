@@ -20,7 +20,8 @@ from libcnm.controller.desired import Plug
 from libcnm.controller.doors import Doors, Paths
 from libcnm.controller.engine import Engine
 from libcnm.controller.registry import Registry
-from libcnm.controller.repository import Repository, Stored, create, retrying
+from libcnm.controller.repository import Repository, Stored, create, put, retrying
+from libcnm.controller.settled import SettledStore
 from libcnm.errors import AlreadyExists, Invalid, NotFound, NotSupported
 from libcnm.kernel.firewall import routing_table
 from libcnm.kv.base import Transaction
@@ -97,7 +98,7 @@ class Context:
         self.doors = doors
         self.registry = registry
         self.local = Repository(doors.local)
-        self.cluster = None if doors.cluster is None else Repository(doors.cluster)
+        self.cluster = None if doors.cluster is None else Repository(SettledStore(doors.cluster))
         self.engine = Engine(doors.kernel, doors.clock, self._third_party_doors)
         self.log = log
         self.announce: Announce = _nobody_follows
@@ -254,8 +255,8 @@ class Context:
     # -- intents -----------------------------------------------------------------------------------------------------
 
     def begin(self, intent: Intent) -> Transaction:
-        """The write that records a verb as begun."""
-        return create(keys.intent(intent.operation), intent)
+        """The write that records a verb as begun; without a compare, so that an attempt can be repeated."""
+        return put(keys.intent(intent.operation), intent)
 
     def new_operation(self) -> str:
         """An operation id; it sorts by nothing."""

@@ -1,7 +1,8 @@
 """The difference of two sets of resources, as changes in an order that is safe to stop anywhere. Pure.
 
-Order: what is no longer wanted goes first, dependents before what they need; then what is new or different, needs first.
-Among what is ready, changes through the same door and namespace stay together, so that they travel in one send.
+Order: what is no longer wanted goes first, dependents before what they need; then what is new or different, needs
+first. Among what is ready, changes through the same door and namespace stay together, so that they travel in one
+send.
 """
 
 from __future__ import annotations

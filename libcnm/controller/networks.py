@@ -6,7 +6,7 @@ before all of it has passed. A network whose driver is present only while attach
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -16,7 +16,7 @@ from libcnm.controller import endpoints, host_state
 from libcnm.controller.calls import object_id
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
-from libcnm.controller.repository import Repository, Stored, create, drop, retrying
+from libcnm.controller.repository import Repository, Stored, create, drop, outcome_unknown, retrying
 from libcnm.errors import AlreadyExists, CnmError, Exhausted, Forbidden, InUse, Invalid, NotFound
 from libcnm.kv.base import Absent, Put, Transaction
 from libcnm.model import keys, limits, options
@@ -24,7 +24,7 @@ from libcnm.model.addresses import IPNetwork, Subnet
 from libcnm.model.codec import encode
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_labels, check_name
-from libcnm.model.records import Intent, Mark, NameClaim, NetworkRecord
+from libcnm.model.records import EndpointRecord, Intent, Mark, NameClaim, NetworkRecord
 
 
 @attrs.frozen
@@ -249,7 +249,9 @@ def delete_network(context: Context, record: NetworkRecord, deadline: Deadline, 
     driver = context.registry.driver(record.driver)
     repository = context.repository(record.scope)
     if force:
-        for stored in repository.endpoints(record.id, deadline):
+        inside = repository.endpoints(record.id, deadline)
+        _refuse_attached_elsewhere(context, record, inside)
+        for stored in inside:
             endpoints.delete_endpoint(context, record, stored.record, deadline, force=True)
     with context.doors.locks.acquire_all(
         ((host_state.lock_name(driver), False), (record.id, False)), deadline=deadline
@@ -258,6 +260,20 @@ def delete_network(context: Context, record: NetworkRecord, deadline: Deadline, 
         marked = _mark(context, repository, record, operation, deadline)
         _refuse_endpoints(context, repository, marked, deadline)
         finish_delete(context, driver, repository, marked.record, operation, deadline)
+
+
+def _refuse_attached_elsewhere(
+    context: Context, record: NetworkRecord, inside: Iterable[Stored[EndpointRecord]]
+) -> None:
+    """Before anything is deleted: what another host holds, only that host can detach."""
+    places = [(one.record.name, one.record.attachment) for one in inside if one.record.attachment is not None]
+    holders = [
+        f"endpoint {name} in container {place.container_id} on host {place.host}"
+        for name, place in places
+        if place.host != context.host_name
+    ]
+    if holders:
+        raise InUse("network", record.name, holders, hint="detach them there first: only their own host can")
 
 
 def _mark(
@@ -281,8 +297,13 @@ def _mark(
         if repository is context.local:
             repository.commit(stored.replace(marked) + intent, deadline, durable=False)
         else:
-            context.local.commit(intent, deadline, durable=False)
-            repository.commit(stored.replace(marked), deadline)
+            context.local.commit(intent, deadline)
+            try:
+                repository.commit(stored.replace(marked), deadline)
+            except CnmError as error:
+                if not outcome_unknown(error):
+                    context.local.commit(drop(keys.intent(operation)), deadline, durable=False)
+                raise
 
     retrying(deadline, f"deleting network {record.name!r}", attempt)
     stored = repository.network(record.id, deadline)

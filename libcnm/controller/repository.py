@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
-from libcnm.errors import Conflict, NotFound
+from libcnm.errors import CnmError, Conflict, NotFound, Unavailable
 from libcnm.kv.base import Absent, Committed, Delete, Entry, Put, Store, Transaction, VersionIs
 from libcnm.model import keys, limits
 from libcnm.model.codec import decode, encode
@@ -179,6 +179,11 @@ def retrying(deadline: Deadline, what: str, attempt: Callable[[], Result]) -> Re
         except Conflict:
             continue
     return attempt()
+
+
+def outcome_unknown(error: CnmError) -> bool:
+    """True when what failed may have happened all the same: then the verb's intent is left for recovery to settle."""
+    return isinstance(error, Unavailable) and error.outcome_unknown
 
 
 def find(

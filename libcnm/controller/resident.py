@@ -26,7 +26,7 @@ from libcnm.controller.follower import Follower
 from libcnm.controller.healer import Healer
 from libcnm.controller.recovery import recover
 from libcnm.errors import CnmError
-from libcnm.kv.base import Gap, Store
+from libcnm.kv.base import Gap, Store, Watch
 from libcnm.model.deadline import Deadline
 
 log = logging.getLogger("libcnm.resident")
@@ -53,6 +53,7 @@ class Resident:
         self._selector = selectors.DefaultSelector()
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._guardian = -1
+        self._watches: list[Watch] = []
         self._partial: dict[socket.socket, bytes] = {}
         self.healer = Healer(context, self._healed)
 
@@ -90,6 +91,8 @@ class Resident:
         listener.close()
         for connection in list(self._partial):
             self._drop(connection)
+        for watch in self._watches:
+            watch.close()
         self.healer.close()
         with self._following:
             self._follower.close()
@@ -185,6 +188,7 @@ class Resident:
                 revision = store.list("", deadline=self._deadline()).revision
                 self._sync()
                 with store.watch("", revision) as watch:
+                    self._watches.append(watch)
                     while not self._stopping.is_set():
                         hint = watch.next(WATCH_SECONDS)
                         if hint is None:

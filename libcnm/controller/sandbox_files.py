@@ -27,7 +27,9 @@ def create(context: Context, record: SandboxRecord) -> None:
 
 
 def write(context: Context, record: SandboxRecord, plugs: Iterable[Plug]) -> None:
-    """Write those files that differ. A sandbox of the host's own namespace has the host's own files and none of ours."""
+    """Write those files that differ. A sandbox of the host's own namespace has the host's own files and none of
+    ours.
+    """
     if not record.namespace:
         return
     folder = context.settings.paths.sandbox(record.id)

@@ -215,6 +215,8 @@ def delete_sandbox(
 def finish_delete(context: Context, record: SandboxRecord, operation: str, deadline: Deadline) -> None:
     """The part of a deletion that can only go forward, and the undoing of a creation; also what recovery calls."""
     context.engine.carry_out(delta(desired.sandbox_base(record), ()), deadline=deadline)
+    if record.source is not None:
+        context.doors.kernel.sweep()  # a parked link would else be seen for a moment in a namespace that is not ours
     context.doors.files.remove_folder(context.settings.paths.sandbox(record.id))
     context.local.commit(
         drop(keys.sandbox(record.id), keys.container(record.container_id), keys.intent(operation)), deadline

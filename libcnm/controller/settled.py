@@ -48,7 +48,8 @@ class SettledStore(Store):
                 raise
             lost = error
         for _ in range(_TRIES):
-            deadline.check(lost.what)
+            if deadline.remaining() <= 0:
+                break
             try:
                 return self._store.transact(transaction, deadline=deadline, durable=durable)
             except Conflict:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,3 +51,40 @@ def open_controller(installation: dict[str, Any]) -> Iterator[OpenController]:
 def cnm(open_controller: OpenController) -> Controller:
     """A controller on the test's installation."""
     return open_controller()
+
+
+QUESTIONS = (18, 22, 26, 30, 34, 90)
+"""RTM_GETLINK, _GETADDR, _GETROUTE, _GETNEIGH, _GETRULE, _GETNSID."""
+
+
+@pytest.fixture
+def effects_in() -> Callable[[Path], dict[str, int]]:
+    """Counts the system calls with an effect in a trace of strace."""
+    return count_effects
+
+
+def count_effects(trace: Path) -> dict[str, int]:
+    """Sends that change something, namespaces made, pinned and unpinned, sysctls written, syncs of the disk."""
+    seen = {"send": 0, "make": 0, "pin": 0, "unpin": 0, "sysctl": 0, "sync": 0}
+    for line in trace.read_text(encoding="utf-8", errors="replace").splitlines():
+        seen["send"] += is_effect_send(line)
+        seen["make"] += "unshare(CLONE_NEWNET)" in line
+        seen["pin"] += bool(re.search(r" mount\(\"/proc/thread-self/", line))
+        seen["unpin"] += bool(re.search(r" umount2\(\".*/netns/", line))
+        seen["sysctl"] += bool(re.search(r'openat\(.*"/proc/sys/net/.*O_WRONLY', line))
+        seen["sync"] += bool(re.search(r" f(data)?sync\(", line))
+    return seen
+
+
+def is_effect_send(line: str) -> bool:
+    """A send whose first netlink message is no question. strace names types in its own namespace's sockets only."""
+    if not re.search(r" send(msg|to)\(", line):
+        return False
+    shown = re.search(r"nlmsg_type=(?:0x([0-9a-f]+)|(\w+))", line)
+    if shown is not None:
+        number, name = shown.groups()
+        return not name.startswith("RTM_GET") if name else int(number, 16) not in QUESTIONS
+    raw = re.search(r'iov_base="((?:[^"\\]|\\.)*)"', line)
+    assert raw is not None, line
+    octets: bytes = ast.literal_eval(f'b"{raw.group(1)}"')
+    return int.from_bytes(octets[4:6], sys.byteorder) not in QUESTIONS

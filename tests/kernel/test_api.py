@@ -36,7 +36,9 @@ def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
 
 
 def test_two_containers_meet_by_name_and_address(cnm: Controller) -> None:
-    """The README's first example: two sandboxes on one bridge reach each other by name, alias and address, v4 and v6."""
+    """The README's first example: two sandboxes on one bridge reach each other by name, alias and address, v4 and
+    v6.
+    """
     blue = cnm.create_network("blue", subnets=["10.88.0.0/24", "fd00:88::/64"])
     web = blue.create_endpoint("web", aliases=["www"])
     db = blue.create_endpoint("db")
@@ -63,7 +65,9 @@ def test_a_reverse_name_and_an_unknown_name(cnm: Controller) -> None:
 
 
 def test_two_networks_are_isolated_even_without_a_firewall(cnm: Controller) -> None:
-    """Containers of two bridges do not reach each other; nor after somebody has flushed the firewall; which is healed."""
+    """Containers of two bridges do not reach each other; nor after somebody has flushed the firewall; which is
+    healed.
+    """
     red = cnm.create_network("red", subnets=["10.81.0.0/24"])
     green = cnm.create_network("green", subnets=["10.82.0.0/24"])
     with cnm.create_sandbox("r") as r, cnm.create_sandbox("g") as g:

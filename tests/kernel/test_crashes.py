@@ -120,7 +120,9 @@ def test_killed_at_any_effect(
 def test_paused_at_any_effect_while_another_works(
     verb: str, open_controller: Callable[..., RealController], installation: dict[str, Any]
 ) -> None:
-    """SIGSTOP at an effect: another process starts, reconciles, and is refused or served; then the first one ends well."""
+    """SIGSTOP at an effect: another process starts, reconciles, and is refused or served; then the first one ends
+    well.
+    """
     points = points_of(open_controller, installation, verb)
     for number in range(0, len(points), 2):  # before each effect: after one is before the next
         where = f"{verb} paused at {number} ({points[number]})"
@@ -139,7 +141,10 @@ def test_paused_at_any_effect_while_another_works(
         other.close()
         worker.send_signal(signal.SIGCONT)
         first = ended(worker)
-        assert first["done"] or first["code"] in ("not-found", "conflict", "already-exists", "forbidden"), (where, first)
+        assert first["done"] or first["code"] in ("not-found", "conflict", "already-exists", "forbidden"), (
+            where,
+            first,
+        )
         assert first["done"] or not outcome, (where, first, outcome)
         clear(settled(open_controller, where))
 
@@ -183,3 +188,47 @@ def _released(workers: list[subprocess.Popen[bytes]]) -> list[dict[str, Any]]:
         worker.stdin.write(b"\n")
         worker.stdin.flush()
     return [ended(worker) for worker in workers]
+
+
+@pytest.mark.parametrize("verb", ["create_sandbox", "create_endpoint", "join", "leave", "delete_sandbox"])
+def test_the_effects_of_a_verb_are_those_that_strace_sees(
+    verb: str,
+    open_controller: Callable[..., RealController],
+    installation: dict[str, Any],
+    effects_in: Callable[[Path], dict[str, int]],
+    tmp_path: Path,
+) -> None:
+    """No crash point hides: sends, namespaces, sysctls and syncs of the verb are as many as its doors announced."""
+    prepare(open_controller(resident="off"), verb)
+    trace, root = tmp_path / "trace", Path(__file__).parents[2]
+    order = {"installation": installation, "verb": verb, "wait": True}
+    calls = "trace=sendmsg,sendto,unshare,mount,umount2,openat,fdatasync,fsync"
+    worker = subprocess.Popen(
+        ["strace", "-f", "-qq", "-o", str(trace), "-e", calls, sys.executable, WORKER, json.dumps(order)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=root,
+    )
+    assert worker.stdout is not None
+    assert b"waiting\n" == worker.stdout.readline()
+    before = effects_in(trace)
+    assert worker.stdin is not None
+    worker.stdin.write(b"\n")
+    worker.stdin.flush()
+    ending = json.loads(worker.stdout.readline())
+    after = effects_in(trace)
+    worker.communicate(b"\n", timeout=60)
+    assert ending["done"], ending
+    told = [point.removesuffix(":before") for point in ending["points"] if point.endswith(":before")]
+    seen = {name: after[name] - before[name] for name in after}
+    beginnings = 3 * told.count("namespace:make")
+    expected = {
+        "send": sum(name.startswith("send:") or name in ("sweep", "nft") for name in told),
+        "make": told.count("namespace:make"),
+        "pin": told.count("namespace:pin"),
+        "unpin": told.count("namespace:unpin"),
+        "sysctl": sum(name.startswith("sysctl:") for name in told) + beginnings,
+    }
+    # One more when it is the first commit of a new write-ahead log, whose header is synced by itself.
+    assert seen.pop("sync") - told.count("commit") in (0, 1)
+    assert expected == seen

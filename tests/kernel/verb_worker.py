@@ -2,8 +2,8 @@
 
     python verb_worker.py '{"installation": {...}, "verb": "join", "stop_at": 7, "signal": "KILL"}'
 
-Without ``stop_at`` it does the verb and prints the effects it passed, before and after each, as JSON. For other tests it
-also does plain verbs and says how they ended. Never imported; run by the tests of this folder.
+Without ``stop_at`` it does the verb and prints the effects it passed, before and after each, as JSON. For other tests
+it also does plain verbs and says how they ended. Never imported; run by the tests of this folder.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ def main() -> None:
         ending = {"done": False, "code": error.code, "message": str(error)}
     effects.counting = False
     print(json.dumps({**ending, "points": effects.points}), flush=True)
+    if order.get("wait"):
+        sys.stdin.readline()  # closing has effects of its own, which are not the verb's
     cnm.close()
 
 

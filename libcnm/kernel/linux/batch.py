@@ -27,7 +27,7 @@ NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
 """A link without IPv6 (a kernel without it, an MTU under 1,280) has no automatic addresses to switch off."""
 NEEDS_PRIVILEGE: Final = "this needs root, or a user namespace of its own"
 OUR_GROUPS: Final = frozenset({LINK_GROUP, pack.INNER_GROUP})
-NOT_THERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV})
+NOT_THERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV, errno.ENXIO})
 """How the kernel says of a row, differently for each kind, that there is nothing to delete: ENOENT to our callers."""
 _ROWS: Final = (Address, Route, Rule, Neighbour, Fdb)
 
@@ -181,7 +181,11 @@ class Batch:
         """
         self.flush()
         for ns, name in self._raised:
-            with self.channel(ns).wire(self.deadline) as wire:
+            try:
+                channel = self.channel(ns)
+            except Refused:
+                continue  # a later change of the same call has taken the namespace away
+            with channel.wire(self.deadline) as wire:
                 body, _ = wire.ask(pack.get_link(name), self.deadline)
                 link = None if body is None else unpack.link(body)
                 if link is not None and link.kind == "veth" and link.link:

@@ -84,7 +84,7 @@ class View:
         else:
             body = self.ask(pack.get_link(index)) if index else None
             link = None if body is None else unpack.link(body)
-        return None if link is None else link.name
+        return None if link is None or link.group == PARKED_GROUP else link.name
 
     def peer(self, link: unpack.Link, expected: str | None = None) -> Peer:
         """The other end of a veth; ``expected`` is the namespace to look in first."""
