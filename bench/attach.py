@@ -4,7 +4,7 @@ network.
     python bench/attach.py [rounds]
 
 Attach = create_sandbox + create_endpoint + join + the name answered by the sandbox's resolver + one echo from the
-gateway, records durable on a disk file system, nothing made beforehand. Floor = the same kernel objects by prebuilt
+gateway, records on a disk file system, nothing made beforehand. Floor = the same kernel objects by prebuilt
 messages, one send for each namespace, and the same echo. ``ip`` does the kernel part only. Rounds are interleaved,
 each way on a bridge with as many ports; quote the ratios.
 """
@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 
-from attach_floor import Bench
+from attach_floor import Bench, resources, within
 
 from libcnm.controller.controller import Controller
 from libcnm.controller.doors import Doors, Paths, open_doors
@@ -28,6 +28,7 @@ from libcnm.controller.sandbox import Sandbox
 from libcnm.kv.base import Committed, Transaction
 from libcnm.kv.sqlite import SQLiteStore
 from libcnm.model.deadline import Deadline
+from libcnm.model.resource import Change
 from libcnm.system.userns import enter_private_namespaces
 
 SIZES = (10, 500)
@@ -54,8 +55,8 @@ def doors(paths: Paths) -> Doors:
 class Attach:
     """libcnm's side: one installation, one network."""
 
-    def __init__(self, folder: str) -> None:
-        self.paths = Paths(f"{folder}/state", f"{folder}/run")
+    def __init__(self, folder: str, run_dir: str) -> None:
+        self.paths = Paths(f"{folder}/state", f"{run_dir}/whole")
         self.doors = doors(self.paths)
         self.cnm = Controller(
             state_dir=self.paths.state_dir, run_dir=self.paths.run_dir, guardian=os.getpid(), doors=self.doors
@@ -151,7 +152,7 @@ def main() -> None:
     folder = tempfile.mkdtemp(prefix="libcnm-bench-", dir="/var/tmp")
     try:
         with tempfile.TemporaryDirectory(dir="/run") as run_dir:
-            bench, whole = Bench(run_dir), Attach(folder)
+            bench, whole = Bench(run_dir), Attach(folder, run_dir)
             ratios = []
             for size in SIZES:
                 bench.fill(size)
@@ -174,6 +175,8 @@ def main() -> None:
                 sandbox.delete()
             whole.network.delete()
             whole.cnm.close()
+            for number in range(2, SIZES[-1] + 2):
+                bench.kernel.apply([Change("delete", each) for each in resources(number)[1::-1]], deadline=within())
             bench.kernel.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -85,7 +85,7 @@ def join(
             if not outcome_unknown(error):
                 _undo(context, work, made=made)
             raise
-    context.announce(deadline)
+    context.follower.announce(deadline)
     return record
 
 
@@ -293,7 +293,7 @@ def leave(context: Context, network: NetworkRecord, endpoint: EndpointRecord, de
             lambda: _withdraw(context, network, endpoint, operation, deadline),
         )
         finish_leave(context, driver, network, record, deadline)
-    context.announce(deadline)
+    context.follower.announce(deadline)
 
 
 def _withdraw(

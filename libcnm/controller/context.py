@@ -9,8 +9,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 import platform
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import attrs
 
@@ -43,8 +43,31 @@ from libcnm.model.resource import Resource
 
 log = logging.getLogger("libcnm")
 
-Announce = Callable[[Deadline], None]
-"""Tells the resident that records have changed, and returns when it has taken note."""
+
+class Link(Protocol):
+    """What verbs need of whoever follows this installation's records: the resident, above all."""
+
+    def announce(self, deadline: Deadline) -> None:
+        """Records have changed; returns when that has been taken note of."""
+
+    def nudge(self) -> None:
+        """Records have changed, and more will follow at once: take note when convenient. Never waits, never fails."""
+
+    def close(self) -> None:
+        """Let go; idempotent."""
+
+
+class Nobody:
+    """Until there is a link."""
+
+    def announce(self, deadline: Deadline) -> None:
+        """Nobody follows."""
+
+    def nudge(self) -> None:
+        """Nobody follows."""
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
 
 @attrs.frozen
@@ -85,11 +108,6 @@ class Settings:
         return cls(paths, cluster_store, name, vtep, ips, float(timeout), mode, guardian)
 
 
-def _nobody_follows(deadline: Deadline) -> None:
-    """Until a link to the resident is made."""
-    del deadline
-
-
 class Context:
     """One opened installation."""
 
@@ -101,7 +119,7 @@ class Context:
         self.cluster = None if doors.cluster is None else Repository(SettledStore(doors.cluster))
         self.engine = Engine(doors.kernel, doors.clock, self._third_party_doors)
         self.log = log
-        self.announce: Announce = _nobody_follows
+        self.follower: Link = Nobody()
         self.host_name = settings.host or "localhost"
         self.installation = self._installation(doors.clock.deadline(settings.timeout))
         tag = self.installation.id[:12]

@@ -74,8 +74,7 @@ class Controller:
         try:
             context = Context(settings, self._doors, registry or Registry())
             self._calls = Calls(context)
-            self._link = announcer(context)
-            context.announce = self._link.announce
+            self._link = context.follower = announcer(context)
             deadline = context.doors.clock.deadline(settings.timeout)
             forget_earlier_boots(context, deadline)
             recover(context, deadline)

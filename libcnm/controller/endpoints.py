@@ -103,17 +103,19 @@ def create_endpoint(
         if known is not None:
             return known.record
         stored = _open_network(repository, network, deadline)
-        holder = repository.holder(keys.endpoint_name(network.id, spec.name), deadline)
+        # Optimistic: the claims are compared anyway; only who lost looks who has them.
+        number = next(attempts)
+        holder = repository.holder(keys.endpoint_name(network.id, spec.name), deadline) if number else None
         if holder is not None:
             raise AlreadyExists("endpoint", spec.name, holder=holder[:12], hint=f"in network {network.name!r}")
-        addresses, claims = _addresses(context, repository, stored.record, draft, spec, next(attempts), deadline)
+        addresses, claims = _addresses(context, repository, stored.record, draft, spec, number, deadline)
         mac = _mac(driver, draft, spec, addresses)
         record = attrs.evolve(draft, addresses=addresses, mac=mac)
         claims += stored.same + create(
             keys.endpoint_name(network.id, spec.name), NameClaim(record.id, record.operation)
         )
         if mac:
-            taken = repository.holder(keys.mac(network.id, mac), deadline)
+            taken = repository.holder(keys.mac(network.id, mac), deadline) if number else None
             if taken is not None and not spec.mac:  # somebody chose the one that follows from our address
                 mac = _mac_from_id(record.id)
                 record = attrs.evolve(record, mac=mac)

@@ -91,8 +91,11 @@ class Healer:
             if alarmed or clock.monotonic() >= due:
                 self._stopping.wait(DEBOUNCE_SECONDS)
                 self._alarm.clear()
-                due = clock.monotonic() + PERIOD_SECONDS
+                began = clock.monotonic()
                 self._heal()
+                due = clock.monotonic() + PERIOD_SECONDS
+                # A host that is torn at all the time gets a fifth of one core, not all of it.
+                self._stopping.wait(4 * (clock.monotonic() - began))
             elif self._sweep.is_set():
                 self._sweep.clear()
                 self._guarded(self._context.doors.kernel.sweep)

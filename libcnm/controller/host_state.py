@@ -23,12 +23,18 @@ def lock_name(driver: Driver) -> str:
     return f"driver-{driver.name}"
 
 
-def base(context: Context, driver: Driver, deadline: Deadline, *, without: str = "") -> list[Resource]:
-    """What the driver's networks on this host need together; ``without`` leaves one network out of account."""
+def base(
+    context: Context, driver: Driver, deadline: Deadline, *, without: str = "", ready: bool = False
+) -> list[Resource]:
+    """What the driver's networks on this host need together; ``without`` leaves one network out of account, ``ready``
+    those that are being made or deleted.
+    """
     records = [
         stored.record
         for stored in context.local.networks(deadline)
-        if stored.record.driver == driver.name and stored.record.id != without
+        if stored.record.driver == driver.name
+        and stored.record.id != without
+        and (not ready or stored.record.state == "ready")
     ]
     if not records:
         return []

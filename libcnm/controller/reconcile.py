@@ -7,8 +7,7 @@ at again later. The kernel is read before the records, so that nothing a verb ha
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 import attrs
@@ -16,12 +15,10 @@ import attrs
 from libcnm.controller import desired, host_state
 from libcnm.controller.context import Context
 from libcnm.controller.delta import changes_in_place, delta
-from libcnm.controller.repository import Stored
-from libcnm.errors import Conflict
 from libcnm.kernel.firewall import routing_table
 from libcnm.kernel.resources import Bridge, FirewallElement, FirewallTable, Namespace, Route, Rule, Sysctl, Veth
 from libcnm.model.deadline import Deadline
-from libcnm.model.records import NetworkRecord, SandboxRecord, Scope
+from libcnm.model.records import Scope
 from libcnm.model.resource import Identity, Observed, Resource, by_identity
 
 log = logging.getLogger("libcnm.reconcile")
@@ -46,13 +43,11 @@ class Difference:
 
 @attrs.frozen
 class Unit:
-    """What one object wants, and the locks under which that is settled."""
+    """What one object wants, the locks under which that is settled, and the same as of now (None: it has gone)."""
 
-    name: str
     locks: tuple[str, ...]
     resources: tuple[Resource, ...]
-    needed_by: NetworkRecord | None = None
-    """For what a driver's networks share: one of them, on whose behalf host-wide settings are changed."""
+    again: Callable[[], Unit | None]
 
 
 def doctor(context: Context, deadline: Deadline) -> list[Difference]:
@@ -65,34 +60,25 @@ def doctor(context: Context, deadline: Deadline) -> list[Difference]:
 def heal(context: Context, deadline: Deadline) -> list[Difference]:
     """Make good what is missing or different, and remove what is ours and wanted by nobody; returns what was found.
 
-    Objects whose lock is held are skipped: their verb is under way.
+    One look at everything finds the objects that need it; each of these is looked at again under its lock. One whose
+    lock is held is skipped: its verb is under way.
     """
+    wanted = list(units(context, deadline))
+    everything = {i: r for unit in wanted for i, r in by_identity(unit.resources).items()}
+    there = observe(context, everything.values(), deadline)
     healed: list[Difference] = []
-    everything: dict[Identity, Resource] = {}
-    before = observe(context, (), deadline)
-    for unit in units(context, deadline):
-        everything.update(by_identity(unit.resources))
-        found = _heal_unit(context, unit, deadline)
-        healed.extend(found)
-    gone = leftovers(context, everything, before, deadline)
+    for unit in wanted:
+        if differences(unit.resources, there):
+            healed.extend(_heal_unit(context, unit, deadline))
+    gone = leftovers(context, everything, there, deadline)
     if gone:
         removals = delta([row.there for row in gone if row.there is not None], ())
         context.engine.carry_out(removals, deadline=deadline)
         context.doors.kernel.sweep()
         healed.extend(gone)
-    _forget_absences(context, deadline)
     for row in healed:
         log.warning("healed: %s", row)
     return healed
-
-
-def _forget_absences(context: Context, deadline: Deadline) -> None:
-    """Drop the notes about networks that were here once and that another host has deleted since."""
-    for stored in context.local.presences(deadline):
-        network_id = stored.record.network_id
-        if not stored.record.active and context.repository("global").network(network_id, deadline) is None:
-            with suppress(Conflict):  # somebody writes it at this moment: then it is no absence
-                context.local.commit(stored.delete(), deadline, durable=False)
 
 
 def _heal_unit(context: Context, unit: Unit, deadline: Deadline) -> list[Difference]:
@@ -103,13 +89,9 @@ def _heal_unit(context: Context, unit: Unit, deadline: Deadline) -> list[Differe
             if lock is None:
                 return []
             held.append(lock)
-        fresh = next((one for one in units(context, deadline) if one.name == unit.name), None)
+        fresh = unit.again()
         if fresh is None:
             return []
-        if fresh.needed_by is not None:
-            # After a boot the settings are what they were before libcnm; what they are now is what will be restored.
-            driver = context.registry.driver(fresh.needed_by.driver)
-            host_state.remember_settings(context, driver, fresh.needed_by, deadline)
         found = differences(fresh.resources, observe(context, fresh.resources, deadline))
         repairable = [row for row in found if row.problem != "in the way"]
         wanted = [row.wanted for row in repairable if row.wanted is not None]
@@ -128,50 +110,62 @@ def _heal_unit(context: Context, unit: Unit, deadline: Deadline) -> list[Differe
 
 def units(context: Context, deadline: Deadline) -> Iterator[Unit]:
     """Every object of this host that has something in the kernel: networks first, then sandboxes."""
-    by_driver: dict[str, list[NetworkRecord]] = {}
-    present: list[tuple[Scope, Stored[NetworkRecord]]] = []
+    drivers: set[str] = set()
+    networks: list[tuple[Scope, str]] = []
     for scope, repository in context.repositories():
         for stored in repository.networks(deadline):
-            if stored.record.state == "ready":
-                present.append((scope, stored))
-                by_driver.setdefault(stored.record.driver, []).append(stored.record)
-    for name, records in by_driver.items():
-        driver = context.registry.driver(name)
-        if driver.capabilities.presence == "created" and records:
-            base = tuple(host_state.base(context, driver, deadline))
-            yield Unit(f"driver {name}", (host_state.lock_name(driver),), base, records[0])
-    for _, stored in present:
-        yield from _network_unit(context, stored.record, deadline)
-    for sandbox in context.local.sandboxes(deadline):
-        if sandbox.record.state == "ready" and sandbox.record.boot_id == context.doors.kernel.boot_id:
-            yield _sandbox_unit(context, sandbox.record, deadline)
+            networks.append((scope, stored.record.id))
+            drivers.add(stored.record.driver)
+    found: list[Unit | None] = [_driver_unit(context, name, deadline) for name in sorted(drivers)]
+    found += [_network_unit(context, scope, network_id, deadline) for scope, network_id in networks]
+    found += [_sandbox_unit(context, sandbox.record.id, deadline) for sandbox in context.local.sandboxes(deadline)]
+    yield from (unit for unit in found if unit is not None and unit.resources)
 
 
-def _network_unit(context: Context, record: NetworkRecord, deadline: Deadline) -> Iterator[Unit]:
+def _driver_unit(context: Context, name: str, deadline: Deadline) -> Unit | None:
+    """What a driver's networks share; nothing while the first of them is still being made."""
+    driver = context.registry.driver(name)
+    if driver.capabilities.presence != "created":
+        return None
+    base = tuple(host_state.base(context, driver, deadline, ready=True))
+    return Unit((host_state.lock_name(driver),), base, lambda: _driver_unit(context, name, deadline))
+
+
+def _network_unit(context: Context, scope: Scope, network_id: str, deadline: Deadline) -> Unit | None:
+    repository = context.repository(scope)
+    stored = repository.network(network_id, deadline)
+    if stored is None or stored.record.state != "ready":
+        return None
+    record = stored.record
     driver = context.registry.driver(record.driver)
     facts = context.facts(driver)
     if driver.capabilities.presence == "attached":
         found = context.local.presence(record.id, deadline)
         if found is None or not found.record.ready or found.record.boot_id != context.doors.kernel.boot_id:
-            return
+            return None
     view = context.view(record, deadline)
     resources = list(driver.network(facts, view))
     if driver.capabilities.presence == "attached":
-        for stored in context.repository(record.scope).endpoints(record.id, deadline):
-            place = stored.record.attachment
+        for endpoint in repository.endpoints(record.id, deadline):
+            place = endpoint.record.attachment
             if place is not None and place.state == "ready" and place.host != context.host_name:
-                resources.extend(driver.peer(facts, view, stored.record))
-    if resources:
-        yield Unit(f"network {record.id}", (record.id,), tuple(desired.unique(resources)))
+                resources.extend(driver.peer(facts, view, endpoint.record))
+    return Unit(
+        (record.id,),
+        tuple(desired.unique(resources)),
+        lambda: _network_unit(context, scope, network_id, deadline),
+    )
 
 
-def _sandbox_unit(context: Context, record: SandboxRecord, deadline: Deadline) -> Unit:
-    plugs = [plug for plug in context.plugs(record.id, deadline) if plug.place.state == "ready"]
-    resources: list[Resource] = list(desired.sandbox_base(record))
+def _sandbox_unit(context: Context, sandbox_id: str, deadline: Deadline) -> Unit | None:
+    stored = context.local.sandbox(sandbox_id, deadline)
+    if stored is None or stored.record.state != "ready" or stored.record.boot_id != context.doors.kernel.boot_id:
+        return None
+    plugs = [plug for plug in context.plugs(sandbox_id, deadline) if plug.place.state == "ready"]
+    resources: list[Resource] = list(desired.sandbox_base(stored.record))
     if plugs:
-        # Firewall names and default host addresses are the same for all drivers of this host; any plug's facts serve.
         resources.extend(desired.sandbox(context.facts(plugs[0].driver), plugs))
-    return Unit(f"sandbox {record.id}", (record.id,), tuple(desired.unique(resources)))
+    return Unit((sandbox_id,), tuple(desired.unique(resources)), lambda: _sandbox_unit(context, sandbox_id, deadline))
 
 
 # -- what is there ---------------------------------------------------------------------------------------------------
@@ -222,14 +216,21 @@ def leftovers(
     """What carries our mark in the host's namespace and nobody wants. None are named while a verb is under way."""
     if context.local.intents(deadline):
         return []
-    wanted_now = {i for unit in units(context, deadline) for i in by_identity(unit.resources)} | wanted.keys()
-    provided = {p for unit in units(context, deadline) for r in unit.resources for p in r.provides}
-    rows = []
-    for identity, one in there.items():
-        host_wide = identity[1] == "" and one.ours and not isinstance(one.resource, Sysctl)
-        if host_wide and identity not in wanted_now and identity not in provided and _belongs_to(context, one.resource):
-            rows.append(Difference("leftover", None, one.resource))
-    return rows
+    suspects = [
+        one
+        for identity, one in there.items()
+        if identity[1] == "" and one.ours and identity not in wanted and not isinstance(one.resource, Sysctl)
+    ]
+    if not suspects:
+        return []
+    now = list(units(context, deadline))
+    wanted_now = {i for unit in now for i in by_identity(unit.resources)}
+    provided = {p for unit in now for r in unit.resources for p in r.provides}
+    return [
+        Difference("leftover", None, one.resource)
+        for one in suspects
+        if one.resource.identity not in wanted_now | provided and _belongs_to(context, one.resource)
+    ]
 
 
 def _belongs_to(context: Context, resource: Resource) -> bool:

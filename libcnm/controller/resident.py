@@ -247,14 +247,16 @@ class Resident:
         *lines, rest = text.split(b"\n")
         self._partial[connection] = rest
         for line in lines:
-            reply = json.dumps(self._answer(line), separators=(",", ":")).encode() + b"\n"
+            answer = self._answer(line)
+            if answer is None:
+                continue
             try:
-                connection.sendall(reply)
+                connection.sendall(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
             except OSError:
                 self._drop(connection)
                 return
 
-    def _answer(self, line: bytes) -> dict[str, object]:
+    def _answer(self, line: bytes) -> dict[str, object] | None:
         self._needed = self._context.doors.clock.monotonic()
         try:
             request = json.loads(line)
@@ -266,6 +268,9 @@ class Resident:
                 self._sync()
                 self.healer.swept_soon()
                 return {"ok": True}
+            if operation == "nudge":
+                self._sync()
+                return None
             if operation == "statistics":
                 return {"ok": True, "pid": os.getpid(), "sandboxes": len(self._follower.sandboxes)}
             if operation == "stop":

@@ -13,9 +13,9 @@ import socket
 import subprocess
 import sys
 import threading
-from typing import Final, Protocol
+from typing import Final
 
-from libcnm.controller.context import Context
+from libcnm.controller.context import Context, Link
 from libcnm.errors import CnmError, DeadlineExceeded, Unavailable
 from libcnm.model import keys
 from libcnm.model.deadline import Deadline
@@ -26,16 +26,7 @@ MODULE: Final = "libcnm.controller.resident_main"
 _LAUNCH: Final = "import os,sys;os.posix_spawn(sys.argv[1],sys.argv[1:],os.environ,setsid=True)"
 """The launcher: it starts the resident in a session of its own and ends, so that nobody has to reap the resident."""
 _SYNC: Final = b'{"op":"sync"}\n'
-
-
-class Link(Protocol):
-    """What a controller needs of whoever follows its records."""
-
-    def announce(self, deadline: Deadline) -> None:
-        """Records have changed; returns when that has been taken note of."""
-
-    def close(self) -> None:
-        """Let go; idempotent."""
+_NUDGE: Final = b'{"op":"nudge"}\n'
 
 
 def announcer(context: Context) -> Link:
@@ -65,6 +56,9 @@ class InlineLink:
             if self._follower is not None:
                 self._follower.refresh(deadline)
 
+    def nudge(self) -> None:
+        """Nothing: it follows in the caller's own thread, when that waits for it."""
+
     def close(self) -> None:
         with self._lock:
             if self._follower is not None:
@@ -93,6 +87,9 @@ class ThreadLink:
 
     def announce(self, deadline: Deadline) -> None:
         self._link.announce(deadline)
+
+    def nudge(self) -> None:
+        self._link.nudge()
 
     def close(self) -> None:
         self._link.close()
@@ -125,6 +122,15 @@ class ProcessLink:
                     self._disconnect()
                     if attempt == 2:
                         raise Unavailable("the resident", str(error), hint="see its log for why it ends") from None
+
+    def nudge(self) -> None:
+        with self._lock:
+            if self._connection is None:
+                return
+            try:
+                self._connection.send(_NUDGE, socket.MSG_DONTWAIT)
+            except OSError as error:
+                log.debug("nudging the resident: %s", error)
 
     def close(self) -> None:
         with self._lock:

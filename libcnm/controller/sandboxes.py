@@ -7,6 +7,7 @@ it has put there.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -121,6 +122,7 @@ def create_sandbox(
         except CnmError:
             _abandon(context, draft)
             raise
+    context.follower.nudge()
     return record
 
 
@@ -134,8 +136,11 @@ def _claim(context: Context, draft: SandboxRecord, deadline: Deadline) -> int:
     """Record the sandbox as preparing, with the intent; the version that the record then has."""
     intent = _intent(context, "create_sandbox", draft.operation, draft)
 
+    attempts = itertools.count()
+
     def attempt() -> int:
-        holder = context.local.holder(keys.container(draft.container_id), deadline)
+        # Optimistic: the claim is compared anyway; only who lost looks for the winner's name.
+        holder = context.local.holder(keys.container(draft.container_id), deadline) if next(attempts) else None
         if holder is not None:
             raise AlreadyExists("sandbox of container", draft.container_id, holder=f"sandbox {short(holder)}")
         claims = create(keys.container(draft.container_id), NameClaim(draft.id, draft.operation))
@@ -167,7 +172,8 @@ def _commit(context: Context, draft: SandboxRecord, version: int, deadline: Dead
         inode=identity.inode if identity is not None else 0,
     )
     preparing = Stored(keys.sandbox(draft.id), version, draft)
-    context.local.commit(preparing.replace(ready) + drop(keys.intent(draft.operation)), deadline)
+    # Not synced to disk: a sandbox does not outlive the boot, and a crash of this process loses no commit.
+    context.local.commit(preparing.replace(ready) + drop(keys.intent(draft.operation)), deadline, durable=False)
     return ready
 
 
@@ -209,7 +215,7 @@ def delete_sandbox(
         intent = context.begin(_intent(context, "delete_sandbox", operation, deleting))
         context.local.commit(stored.replace(deleting) + intent, deadline, durable=False)
         finish_delete(context, deleting, operation, deadline)
-    context.announce(deadline)
+    context.follower.announce(deadline)
 
 
 def finish_delete(context: Context, record: SandboxRecord, operation: str, deadline: Deadline) -> None:
@@ -219,7 +225,9 @@ def finish_delete(context: Context, record: SandboxRecord, operation: str, deadl
         context.doors.kernel.sweep()  # a parked link would else be seen for a moment in a namespace that is not ours
     context.doors.files.remove_folder(context.settings.paths.sandbox(record.id))
     context.local.commit(
-        drop(keys.sandbox(record.id), keys.container(record.container_id), keys.intent(operation)), deadline
+        drop(keys.sandbox(record.id), keys.container(record.container_id), keys.intent(operation)),
+        deadline,
+        durable=False,
     )
 
 
@@ -250,7 +258,7 @@ def refresh(context: Context, record: SandboxRecord, deadline: Deadline, **chang
                 context, plug.network.record.scope, plug.endpoint.network_id, plug.endpoint.id, changed, deadline
             )
         sandbox_files.write(context, changed, context.plugs(record.id, deadline))
-    context.announce(deadline)
+    context.follower.announce(deadline)
     return changed
 
 

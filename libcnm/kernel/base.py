@@ -41,8 +41,8 @@ class NamespaceId:
 class KernelEvent:
     """Something went, by whomever. ``what`` says where to look again; it never says what to believe.
 
-    Only removals are told (and what an owner of the host's firewall does): they are what needs healing at once, and a
-    host that attaches a thousand endpoints is not told a thousand times.
+    Told is at least each removal of what carries our mark, and of firewall rules: that is what needs healing at once.
+    A host that attaches a thousand endpoints need not be told a thousand times.
     """
 
     ns: str

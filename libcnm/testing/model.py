@@ -13,7 +13,7 @@ from typing import Self
 import attrs
 
 from libcnm.controller.controller import Controller
-from libcnm.errors import AlreadyExists, CnmError, Exhausted, Forbidden, Invalid, InUse
+from libcnm.errors import AlreadyExists, CnmError, Exhausted, Forbidden, InUse, Invalid
 from libcnm.model.addresses import IPAddress, IPNetwork, overlaps
 from libcnm.model.ports import Port
 
@@ -96,7 +96,7 @@ class Model:
                 found.sandboxes[host, sandbox.container_id] = sandbox.path == ""
         return found
 
-    # -- questions --------------------------------------------------------------------------------------------------------
+    # -- questions ---------------------------------------------------------------------------------------------------
 
     def of(self, network_id: str) -> list[Ep]:
         """A network's endpoints."""
@@ -133,7 +133,7 @@ class Model:
             if address.version in one.versions
         }
 
-    # -- what must be refused, in the order of validation -----------------------------------------------------------------
+    # -- what must be refused, in the order of validation ------------------------------------------------------------
 
     def create_network(self, host: str, name: str, driver: str, subnets: Sequence[IPNetwork]) -> Refusal:
         """For names and subnets that are well-formed."""

@@ -110,7 +110,7 @@ class FakeHost:
             **options,  # type: ignore[arg-type]  # the controller checks them
         )
 
-    def keys(self) -> list[str]:
+    def stored_keys(self) -> list[str]:
         """The keys in the host's own store."""
         return _keys(self._local)
 
@@ -128,7 +128,8 @@ class FakeHost:
 class FakeWorld:
     """Hosts that share one store. A context manager; the same seed makes the same world.
 
-    ``profile`` is the cluster store's manners towards controllers that are opened from now on; assign another to change it.
+    ``profile``: the cluster store's manners towards controllers that are opened from now on; assign another one to
+    change them.
     """
 
     def __init__(
@@ -154,9 +155,20 @@ class FakeWorld:
         """A host by its name."""
         return self.hosts[name]
 
-    def keys(self) -> list[str]:
+    def stored_keys(self) -> list[str]:
         """The keys in the store that the hosts share."""
         return _keys(self.cluster)
+
+
+def follow(cnm: Controller) -> None:
+    """Have a controller with ``resident="inline"`` take in what others have committed; peers are then programmed."""
+    cnm._link.announce(cnm._calls.context.doors.clock.deadline(30.0))  # noqa: SLF001  # a test plays the resident
+
+
+def half_done(cnm: Controller) -> list[str]:
+    """The verbs that have begun on this host and not ended."""
+    context = cnm._calls.context  # noqa: SLF001  # only tests ask this
+    return [stored.record.verb for stored in context.local.intents(context.doors.clock.deadline(30.0))]
 
 
 @attrs.frozen

@@ -21,7 +21,7 @@ from libcnm.kernel.base import KernelEvent, KernelEvents, no_effect_hook
 from libcnm.kernel.linux import Home, LinuxKernel, pack, syscalls
 from libcnm.kernel.linux.transport import Transport
 from libcnm.kernel.linux.worker import HomeNamespaces, Worker
-from libcnm.kernel.resources import Address, Bridge, Interface, Namespace, Neighbour, Route, Sysctl, Veth
+from libcnm.kernel.resources import Address, Bridge, Interface, Namespace, Neighbour, Route, Rule, Sysctl, Veth
 from libcnm.model.deadline import Deadline
 from libcnm.model.resource import Change, Resource
 
@@ -309,18 +309,24 @@ def test_every_kind_of_removal_has_its_word(kernel: LinuxKernel) -> None:
     change(kernel, "add", Bridge("", "br0", "02:42:00:00:00:01"))
     events = kernel.events()
     events.follow({""})
-    steps = {
-        "addresses": ["address", "add", "10.9.0.1/24", "dev", "br0"],
-        "routes": ["route", "add", "10.8.0.0/24", "dev", "br0"],
-        "rules": ["rule", "add", "pref", "77", "lookup", "77"],
-        "neighbours": ["neigh", "add", "10.9.0.9", "lladdr", "02:00:00:00:00:09", "dev", "br0", "proto", "196"],
-        "links": ["link", "add", "theirs", "type", "bridge"],
+    block = ipaddress.ip_network("10.8.0.0/24")
+    steps: dict[str, tuple[Resource, list[str]]] = {
+        "addresses": (
+            Address("", "br0", ipaddress.ip_interface("10.9.0.1/24")),
+            ["address", "delete", "10.9.0.1/24", "dev", "br0"],
+        ),
+        "routes": (Route("", block, table=77, metric=1, type="prohibit"), ["route", "flush", "table", "77"]),
+        "rules": (Rule("", 4, 77, 77), ["rule", "delete", "pref", "77"]),
+        "neighbours": (
+            Neighbour("", "br0", ipaddress.ip_address("10.9.0.9"), "02:00:00:00:00:09"),
+            ["neigh", "delete", "10.9.0.9", "dev", "br0"],
+        ),
+        "links": (Bridge("", "br1", "02:42:00:00:00:02"), ["link", "delete", "br1"]),
     }
-    for what, argv in steps.items():
-        run(kernel, "ip", *argv)
+    for what, (resource, argv) in steps.items():
+        change(kernel, "add", resource)
         assert () == events.next(0)
-        undo = ["delete" if word == "add" else word for word in argv]
-        run(kernel, "ip", *undo[:3] if what == "links" else undo)
+        run(kernel, "ip", *argv)
         told(events, KernelEvent("", what))  # type: ignore[arg-type]  # the words of the keys above
     events.close()
 

@@ -8,8 +8,14 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from libcnm.testing.machine import ControllerMachine
 
-EXAMPLES = 60
+EXAMPLES = 150
 STEPS = 40
+LEAST = 3
+SEEN = (
+    "create_network", "create_network: already-exists", "create_network: invalid", "create_endpoint: exhausted",
+    "create_endpoint: already-exists", "join", "join: forbidden", "leave", "delete_network: in-use", "flush", "delete",
+    "delete_endpoint: in-use", "crash join", "crash leave", "crash delete_network", "crash create_network", "reboot",
+)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -20,3 +26,5 @@ def test_controllers_do_what_the_model_says() -> None:
         max_examples=EXAMPLES, stateful_step_count=STEPS, suppress_health_check=list(HealthCheck), print_blob=True
     )
     run_state_machine_as_test(ControllerMachine, settings=quick)
+    rare = {what: ControllerMachine.counts[what] for what in SEEN if ControllerMachine.counts[what] < LEAST}
+    assert {} == rare, "a machine that hardly ever does something does not test it"

@@ -148,7 +148,8 @@ def test_an_internal_network_has_no_way_out_even_with_the_mark() -> None:
     """Its rules ask for no mark and lead to where everything is prohibited; others still stay out of it."""
     *found_rules, route = firewall.isolation_resources(bridge="br-a", subnets=[SIX], internal=True)
     internal = firewall.ISOLATION_TABLE + 1
-    assert [(None, internal), (None, internal)] == [(one.mark, one.table) for one in found_rules if isinstance(one, Rule)]
+    found = [(one.mark, one.table) for one in found_rules if isinstance(one, Rule)]
+    assert [(None, internal), (None, internal)] == found
     assert Route("", SIX, table=firewall.ISOLATION_TABLE, metric=1, type="prohibit") == route
     everything = {str(one.destination) for one in firewall.isolation_base() if isinstance(one, Route)}
     assert {"0.0.0.0/0", "::/0"} == everything

@@ -24,7 +24,7 @@ from libcnm.kernel.base import KernelEvent, KernelEvents, NamespaceId
 from libcnm.kernel.linux import pack, transport, unpack
 from libcnm.kernel.linux.namespaces import Namespaces, identity_of
 from libcnm.kernel.linux.worker import HomeNamespaces, Worker
-from libcnm.kernel.resources import PARKED_GROUP, PROTOCOL
+from libcnm.kernel.resources import LINK_GROUP, PROTOCOL
 from libcnm.model import limits
 from libcnm.model.deadline import Deadline
 
@@ -72,9 +72,17 @@ def _subscribed(protocol: int, groups: Collection[int]) -> socket.socket:
 
 
 def _is_worth_telling(kind: int, body: bytes) -> bool:
-    """Not a port that leaves its bridge, nor a parked link; of neighbours only permanent ones, ours, and VTEPs."""
+    """What carries our mark: not a port that leaves its bridge, nor a parked link; and, of rows, VTEPs' and permanent
+    neighbours'.
+    """
     if kind == pack.RTM_DELLINK:
-        return body[0] != socket.AF_BRIDGE and unpack.link(body).group != PARKED_GROUP
+        return body[0] != socket.AF_BRIDGE and unpack.link(body).group in (LINK_GROUP, pack.INNER_GROUP)
+    if kind == pack.RTM_DELADDR:
+        address = unpack.address(body)
+        return address is not None and address.protocol == PROTOCOL
+    if kind == pack.RTM_DELROUTE:
+        route = unpack.route(body)
+        return route is not None and route.protocol == PROTOCOL
     if kind != pack.RTM_DELNEIGH:
         return True
     row = unpack.neighbour(body)
