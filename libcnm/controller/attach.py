@@ -79,7 +79,7 @@ def join(
             before, after = _difference(context, work)
             context.engine.apply(delta(before, after), deadline=deadline)
             made = True
-            sandbox_files.write(context, work.sandbox, [*work.others, work.plug])
+            sandbox_files.write(context, work.sandbox, [*work.others, work.plug], before=work.others)
             record = _commit(context, work, deadline)
         except CnmError as error:
             if not outcome_unknown(error):
@@ -246,7 +246,8 @@ def _commit(context: Context, work: _Join, deadline: Deadline) -> EndpointRecord
         cleared += put(keys.presence(work.presence.network_id), attrs.evolve(work.presence, ready=True))
     theirs = work.stored.replace(ready)
     if work.repository is context.local:
-        context.local.commit(theirs + cleared, deadline)
+        # Not synced to disk: an attachment does not outlive the boot, and a crash of this process loses no commit.
+        context.local.commit(theirs + cleared, deadline, durable=False)
     else:
         work.repository.commit(theirs, deadline)
         context.local.commit(cleared, deadline, durable=False)
@@ -389,7 +390,7 @@ def release(
             theirs = stored.replace(attrs.evolve(stored.record, attachment=None))
         here = _withdrawn(context, network, attrs.evolve(record, attachment=place), place.operation, deadline)
         if repository is context.local:
-            context.local.commit(theirs + here, deadline)
+            context.local.commit(theirs + here, deadline, durable=False)
         else:
             if theirs.writes:
                 repository.commit(theirs, deadline)

@@ -47,8 +47,10 @@ def base(
     ]
 
 
-def remember_settings(context: Context, driver: Driver, record: NetworkRecord, deadline: Deadline) -> None:
-    """Record what each host-wide setting is, before the first network that needs it changes it."""
+def remember_settings(context: Context, driver: Driver, needed_by: str, deadline: Deadline) -> None:
+    """Record what each host-wide setting is, before it is changed: by the first network that needs it, and by the first
+    look after a boot. The driver's lock is held.
+    """
     for resource in base(context, driver, deadline):
         if not isinstance(resource, Sysctl) or resource.restore is not None:
             continue
@@ -60,7 +62,7 @@ def remember_settings(context: Context, driver: Driver, record: NetworkRecord, d
         context.local.commit(create(keys.host_setting(resource.key), setting), deadline, durable=False)
         if before != resource.value:
             context.log.warning(
-                "host setting %s: %s -> %s while network %s needs it", resource.key, before, resource.value, record.name
+                "host setting %s: %s -> %s while %s needs it", resource.key, before, resource.value, needed_by
             )
 
 

@@ -89,7 +89,7 @@ def create_network(
         before = host_state.base(context, driver, deadline)
         record = _claim(context, repository, driver, ipam, spec, draft, deadline)
         try:
-            host_state.remember_settings(context, driver, record, deadline)
+            host_state.remember_settings(context, driver, f"network {record.name}", deadline)
             after = [
                 *host_state.base(context, driver, deadline),
                 *driver.network(context.facts(driver), NetworkView(record)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Literal
 
 import attrs
@@ -15,6 +16,7 @@ import attrs
 from libcnm.controller import desired, host_state
 from libcnm.controller.context import Context
 from libcnm.controller.delta import changes_in_place, delta
+from libcnm.errors import Conflict
 from libcnm.kernel.firewall import routing_table
 from libcnm.kernel.resources import Bridge, FirewallElement, FirewallTable, Namespace, Route, Rule, Sysctl, Veth
 from libcnm.model.deadline import Deadline
@@ -76,9 +78,19 @@ def heal(context: Context, deadline: Deadline) -> list[Difference]:
         context.engine.carry_out(removals, deadline=deadline)
         context.doors.kernel.sweep()
         healed.extend(gone)
+    _forget_absences(context, deadline)
     for row in healed:
         log.warning("healed: %s", row)
     return healed
+
+
+def _forget_absences(context: Context, deadline: Deadline) -> None:
+    """Drop the notes about networks that were here once and that another host has deleted since."""
+    for stored in context.local.presences(deadline):
+        network_id = stored.record.network_id
+        if not stored.record.active and context.repository("global").network(network_id, deadline) is None:
+            with suppress(Conflict):  # somebody writes it at this moment: then it is no absence
+                context.local.commit(stored.delete(), deadline, durable=False)
 
 
 def _heal_unit(context: Context, unit: Unit, deadline: Deadline) -> list[Difference]:
@@ -128,7 +140,13 @@ def _driver_unit(context: Context, name: str, deadline: Deadline) -> Unit | None
     if driver.capabilities.presence != "created":
         return None
     base = tuple(host_state.base(context, driver, deadline, ready=True))
-    return Unit((host_state.lock_name(driver),), base, lambda: _driver_unit(context, name, deadline))
+
+    def again() -> Unit | None:
+        # After a boot the settings are what they were before libcnm; what they are now is what will be restored.
+        host_state.remember_settings(context, driver, f"driver {name}", deadline)
+        return _driver_unit(context, name, deadline)
+
+    return Unit((host_state.lock_name(driver),), base, again)
 
 
 def _network_unit(context: Context, scope: Scope, network_id: str, deadline: Deadline) -> Unit | None:

@@ -26,20 +26,27 @@ def create(context: Context, record: SandboxRecord) -> None:
             context.doors.files.write(os.path.join(folder, name), text)
 
 
-def write(context: Context, record: SandboxRecord, plugs: Iterable[Plug]) -> None:
-    """Write those files that differ. A sandbox of the host's own namespace has the host's own files and none of
-    ours.
+def write(
+    context: Context, record: SandboxRecord, plugs: Iterable[Plug], *, before: Iterable[Plug] | None = None
+) -> None:
+    """Write those files that differ from what they are (``before``: from what they were for these endpoints).
+
+    A sandbox of the host's own namespace has the host's own files and none of ours.
     """
     if not record.namespace:
         return
     folder = context.settings.paths.sandbox(record.id)
+    known = _there(context, folder) if before is None else contents(record, before)
+    if not known:
+        context.doors.files.make_folder(folder, 0o755)
     for name, text in contents(record, plugs).items():
-        path = os.path.join(folder, name)
-        known = context.doors.files.read(path)
-        if known is None:
-            context.doors.files.make_folder(folder, 0o755)
-        if known != text:
-            context.doors.files.write(path, text)
+        if known.get(name) != text:
+            context.doors.files.write(os.path.join(folder, name), text)
+
+
+def _there(context: Context, folder: str) -> dict[str, str]:
+    found = {name: context.doors.files.read(os.path.join(folder, name)) for name in _TARGETS}
+    return {name: text for name, text in found.items() if text is not None}
 
 
 def contents(record: SandboxRecord, plugs: Iterable[Plug]) -> dict[str, str]:

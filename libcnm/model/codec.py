@@ -18,6 +18,7 @@ import attrs
 from libcnm.errors import CnmError, Corrupt
 
 SCHEMA = 1
+_DUMP = json.JSONEncoder(separators=(",", ":")).encode
 
 Record = TypeVar("Record", bound=attrs.AttrsInstance)
 _Convert = Callable[[Any], Any]
@@ -36,7 +37,7 @@ def encode(record: attrs.AttrsInstance) -> bytes:
     """The record as compact JSON. Fields at their defaults are left out."""
     cls = type(record)
     body = _encoder(cls)(record)
-    return json.dumps({"k": cls.__name__, "v": SCHEMA, **body}, separators=(",", ":")).encode()
+    return _DUMP({"k": cls.__name__, "v": SCHEMA, **body}).encode()
 
 
 def decode(cls: type[Record], value: bytes, where: str) -> Record:

@@ -96,8 +96,10 @@ class FakeHost:
             self.world.entropy,
         )
 
-    def controller(self, resident: Literal["inline", "off"] = "inline", **options: object) -> Controller:
-        """A new process on this host."""
+    def controller(
+        self, resident: Literal["inline", "off"] = "inline", doors: Doors | None = None, **options: object
+    ) -> Controller:
+        """A new process on this host; with ``doors`` of the caller's making, or some of :meth:`doors` replaced."""
         return Controller(
             state_dir=self.paths.state_dir,
             run_dir=self.paths.run_dir,
@@ -105,7 +107,7 @@ class FakeHost:
             host=self.name,
             advertise=self.address,
             resident=resident,
-            doors=self.doors(),
+            doors=doors or self.doors(),
             registry=Registry(),
             **options,  # type: ignore[arg-type]  # the controller checks them
         )

@@ -90,6 +90,10 @@ class Channels:
                 if home is not None:
                     home.users += 1
                     return home
+        else:
+            known = self._worker.look(lambda: self._known(name), deadline)
+            if known is not None:
+                return known
         return self._worker.call(lambda: self._find(name), deadline, undo=self.give_back)
 
     def give_back(self, channel: Channel) -> None:
@@ -116,7 +120,7 @@ class Channels:
 
     def names(self, deadline: Deadline) -> tuple[str, ...]:
         """The host and every pinned namespace."""
-        return ("", *self._worker.call(self._namespaces.names, deadline))
+        return ("", *self._worker.look(self._namespaces.names, deadline))
 
     def make(self, name: str, deadline: Deadline) -> Channel:
         """Make a namespace and lend its channel, in one trip."""
@@ -138,6 +142,16 @@ class Channels:
         with self._lock:
             for name in list(self._open):
                 self._drop(name)
+
+    def _known(self, name: str) -> Channel | None:
+        identity = self._namespaces.pinned(name)
+        with self._lock:
+            channel = self._open.get(name)
+            if channel is None or channel.identity != identity:
+                return None
+            channel.users += 1
+            self._open.move_to_end(name)
+            return channel
 
     def _find(self, name: str) -> Channel:
         identity = self._namespaces.pinned(name) if name else identity_of(os.fstat(self._home.net))

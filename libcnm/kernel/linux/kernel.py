@@ -168,7 +168,7 @@ class LinuxKernel(Kernel):
             raise Invalid("path", path, f"is not a network namespace: {error.strerror}") from None
 
     def namespace(self, name: str) -> NamespaceId | None:
-        return self._worker.call(lambda: self._namespaces.pinned(name), _patience())
+        return self._worker.look(lambda: self._namespaces.pinned(name), _patience())
 
     def namespace_path(self, name: str) -> str:
         return self._namespaces.path(name)

@@ -58,6 +58,8 @@ class HomeNamespaces:
     """The open descriptors of a :class:`Home`."""
 
     def __init__(self, home: Home) -> None:
+        self.shares_mounts = home.mnt is None
+        """Paths mean the same to every thread of this process as they do at home."""
         self.net = open_namespace(home.net, "net")
         try:
             self.mnt = open_namespace(home.mnt, "mnt")
@@ -140,6 +142,10 @@ class Worker:
             finally:
                 del job  # the traceback holds this frame, and the frame would hold the error
         return job.result  # type: ignore[return-value]  # a job without an error has its result
+
+    def look(self, action: Callable[[], T], deadline: Deadline) -> T:
+        """What only reads paths: on the calling thread, where that sees the home's mounts (a hand-over costs 0.1 ms)."""
+        return action() if self._home.shares_mounts else self.call(action, deadline)
 
     def visit(self, namespace: int, action: Callable[[], T]) -> T:
         """On the worker's thread only: do ``action`` inside a network namespace."""
