@@ -137,9 +137,8 @@ def table(size: int, rounds: list[dict[str, tuple[float, float]]], commits: int)
         sample = sorted(each[name][1] for each in rounds)
         median = statistics.median(sample)
         paired = statistics.median(each[name][1] / each["floor"][1] for each in rounds)
-        print(
-            f"  {name:10} {median:8.2f} / {sample[int(len(sample) * 0.95)]:8.2f}   {median / base:6.2f} x floor   (paired {paired:.2f})"
-        )
+        p95 = sample[int(len(sample) * 0.95)]
+        print(f"  {name:10} {median:8.2f} / {p95:8.2f}   {median / base:6.2f} x floor   (paired {paired:.2f})")
         ratio = median / base
     print(f"  durable commits in one attach: {commits}")
     return ratio
@@ -168,9 +167,8 @@ def main() -> None:
                 ratios.append(table(size, found, whole.commits_in_one()))
                 verbs = [statistics.median(part) * 1e3 for part in zip(*whole.parts, strict=True)]
                 print("  of which create_sandbox {:.2f}, create_endpoint {:.2f}, join {:.2f}".format(*verbs))
-            print(
-                f"\nattach / floor: {ratios[0]:.2f} at {SIZES[0]}, {ratios[1]:.2f} at {SIZES[1]}; must be at most 3, and not grow"
-            )
+            few, many = (f"{ratio:.2f} at {size}" for ratio, size in zip(ratios, SIZES, strict=True))
+            print(f"\nattach / floor: {few}, {many}; must be at most 3, and not grow")
             for sandbox in whole.cnm.sandboxes():
                 sandbox.delete()
             whole.network.delete()

@@ -36,6 +36,12 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, prin
 hypothesis.settings.register_profile("soak", deadline=None, max_examples=2_000)
 
 
+@pytest.fixture
+def stride() -> int:
+    """Exhaustive tests try every ``stride``-th case: each one on one Python, every fourth on the others."""
+    return 4 if os.environ.get("LIBCNM_EFFORT") == "brief" else 1
+
+
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["PATH"] += (
         ":/usr/sbin:/sbin"  # Debian leaves them out of an ordinary user's, and `ip` and `nft` are there

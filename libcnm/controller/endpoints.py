@@ -105,10 +105,13 @@ def create_endpoint(
         stored = _open_network(repository, network, deadline)
         # Optimistic: the claims are compared anyway; only who lost looks who has them.
         number = next(attempts)
-        holder = repository.holder(keys.endpoint_name(network.id, spec.name), deadline) if number else None
-        if holder is not None:
-            raise AlreadyExists("endpoint", spec.name, holder=holder[:12], hint=f"in network {network.name!r}")
-        addresses, claims = _addresses(context, repository, stored.record, draft, spec, number, deadline)
+        if number:
+            _refuse_taken_name(repository, network, spec, deadline)
+        try:
+            addresses, claims = _addresses(context, repository, stored.record, draft, spec, number, deadline)
+        except (AlreadyExists, Exhausted, Invalid):
+            _refuse_taken_name(repository, network, spec, deadline)  # that is said first: libnetwork's order
+            raise
         mac = _mac(driver, draft, spec, addresses)
         record = attrs.evolve(draft, addresses=addresses, mac=mac)
         claims += stored.same + create(
@@ -127,6 +130,12 @@ def create_endpoint(
         return record
 
     return retrying(deadline, f"creating endpoint {spec.name!r}", attempt)
+
+
+def _refuse_taken_name(repository: Repository, network: NetworkRecord, spec: EndpointSpec, deadline: Deadline) -> None:
+    holder = repository.holder(keys.endpoint_name(network.id, spec.name), deadline)
+    if holder is not None:
+        raise AlreadyExists("endpoint", spec.name, holder=holder[:12], hint=f"in network {network.name!r}")
 
 
 def _check(driver: Driver, network: NetworkRecord, spec: EndpointSpec) -> None:

@@ -44,12 +44,13 @@ class Engine:
         Raises KernelError, AlreadyExists (something that is not ours is in the way), DeadlineExceeded, Unavailable.
         """
         done: list[Change] = []
+        unsettled: list[Change] = []
         try:
-            failure = self._attempt(changes, done, deadline)
+            failure = self._attempt(changes, done, unsettled, deadline)
             if failure is not None:
                 raise failure
         except CnmError:
-            self.undo(done)
+            self.undo([*done, *self._happened(unsettled)])
             raise
 
     def carry_out(self, resources: Iterable[Change], *, deadline: Deadline) -> list[KernelError]:
@@ -79,16 +80,35 @@ class Engine:
         except CnmError as error:
             log.warning("undo failed; the next reconcile finishes it: %s", error)
 
-    def _attempt(self, changes: Sequence[Change], done: list[Change], deadline: Deadline) -> CnmError | None:
+    def _happened(self, changes: Sequence[Change]) -> list[Change]:
+        """Those of the changes that were made although the door failed and did not say so."""
+        deadline = self._clock.deadline(_UNDO_SECONDS)
+        found: list[Change] = []
+        try:
+            for change in changes:
+                there = self._read_one(change.resource, deadline)
+                gone = there is None
+                if gone if change.operation == "delete" else there is not None and there.ours:
+                    found.append(change)
+        except CnmError as error:
+            log.warning("undo is incomplete; the next reconcile finishes it: %s", error)
+        return found
+
+    def _attempt(
+        self, changes: Sequence[Change], done: list[Change], unsettled: list[Change], deadline: Deadline
+    ) -> CnmError | None:
         pending = list(changes)
         failure: CnmError | None = None
         for _ in range(_ROUNDS):
+            unsettled.extend(pending)
             outcomes = self._send(pending, deadline)
+            unsettled.clear()
             again: list[Change] = []
             failure = None
+            # All successes first: whatever is raised while the refusals are looked at, they have to be undone.
+            done += [change for change, outcome in zip(pending, outcomes, strict=True) if outcome is None]
             for change, outcome in zip(pending, outcomes, strict=True):
                 if outcome is None:
-                    done.append(change)
                     continue
                 verdict = self._settle(change, outcome, deadline)
                 if verdict is None:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from libcnm.contracts.driver import Driver
 from libcnm.contracts.ipam import IpamDriver, IpamFacts
 from libcnm.errors import DriverError, NotFound
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 DRIVERS = "libcnm.drivers"
 IPAM = "libcnm.ipam"
@@ -56,20 +60,24 @@ class Registry:
 
 def names(group: str) -> tuple[str, ...]:
     """The names that some distribution provides in a group, sorted; nothing is imported."""
+    return tuple(sorted({point.name for point in _points(group)}))
+
+
+@cache
+def _points(group: str) -> tuple[EntryPoint, ...]:
+    """What is installed, looked up once in a process: the scan reads the metadata of every distribution."""
     from importlib.metadata import entry_points
 
-    return tuple(sorted({point.name for point in entry_points(group=group)}))
+    return tuple(entry_points(group=group))
 
 
 def _load(group: str, kind: str, name: str, base: type) -> Any:
     # Imported here: stevedore costs 75 ms, which `import libcnm` must not pay.
-    from importlib.metadata import entry_points
-
     from stevedore import DriverManager, ExtensionManager
     from stevedore.exception import MultipleMatches, NoMatches
 
     # stevedore would read a cache file in the home folder otherwise: whoever can write that chooses what root imports.
-    points = list(entry_points(group=group))
+    points = list(_points(group))
     ExtensionManager.ENTRY_POINT_CACHE[group] = points
     origin = next((point.dist.name for point in points if point.name == name and point.dist), None)
     try:

@@ -53,7 +53,10 @@ class SettledStore(Store):
             try:
                 return self._store.transact(transaction, deadline=deadline, durable=durable)
             except Conflict:
-                found = self._happened(transaction, deadline)
+                try:
+                    found = self._happened(transaction, deadline)
+                except Unavailable:
+                    break  # it cannot be read back now: still unknown
                 if found is None:
                     raise
                 return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+from functools import cached_property
 from typing import Final, Literal
 
 import attrs
@@ -160,7 +161,7 @@ class Structure:
     sets: tuple[Set, ...]
     chains: tuple[Chain, ...]
 
-    @property
+    @cached_property
     def version(self) -> str:
         """Changes with every change of the structure, on all hosts alike."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:12]

@@ -39,6 +39,11 @@ def ipv6_switch(link: str) -> str:
     return f"net/ipv6/conf/{link}/disable_ipv6"
 
 
+def _ipv6_on(ns: str, link: str, version: int) -> tuple[Identity, ...]:
+    """A namespace of ours is born with IPv6 off: where the same change switches it on, that comes first."""
+    return (("sysctl", ns, ipv6_switch(link)),) if version == 6 else ()
+
+
 @attrs.frozen
 class Namespace(Resource):
     """A network namespace pinned at ``<run_dir>/netns/<name>``.
@@ -215,9 +220,7 @@ class Address(_OnLink):
 
     @property
     def needs(self) -> tuple[Identity, ...]:
-        # A namespace of ours is born with IPv6 off: where the same change switches it on, that comes first.
-        ipv6 = (("sysctl", self.ns, ipv6_switch(self.link)),) if self.address.version == 6 else ()
-        return (*super().needs, *ipv6)
+        return (*super().needs, *_ipv6_on(self.ns, self.link, self.address.version))
 
 
 @attrs.frozen
@@ -243,8 +246,10 @@ class Route(Resource):
 
     @property
     def needs(self) -> tuple[Identity, ...]:
-        link = (link_identity(self.ns, self.link), ("interface", self.ns, self.link)) if self.link else ()
-        return (*namespace_identity(self.ns), *link)
+        if not self.link:
+            return namespace_identity(self.ns)
+        link = (link_identity(self.ns, self.link), ("interface", self.ns, self.link))
+        return (*namespace_identity(self.ns), *link, *_ipv6_on(self.ns, self.link, self.destination.version))
 
     @property
     def dies_with(self) -> tuple[Identity, ...]:
@@ -292,6 +297,10 @@ class Neighbour(_OnLink):
     @property
     def identity(self) -> Identity:
         return ("neighbour", self.ns, self.link, str(self.address))
+
+    @property
+    def needs(self) -> tuple[Identity, ...]:
+        return (*super().needs, *_ipv6_on(self.ns, self.link, self.address.version))
 
 
 @attrs.frozen

@@ -6,6 +6,7 @@ Every write is announced to ``on_effect`` before and after it, as the kernel doo
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -62,15 +63,28 @@ class Files:
             raise Unavailable(path, error.strerror or str(error)) from None
 
     def remove_folder(self, path: str) -> None:
-        """Remove a folder and the plain files in it; not there is fine."""
+        """Remove a folder and the plain files in it; not there is fine. Of a link in its place, the link is removed."""
         self.on_effect("remove-folder", "before")
         try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    os.unlink(entry.path)
-            os.rmdir(path)
+            _remove_folder(path)
         except FileNotFoundError:
             pass
         except OSError as error:
             raise Unavailable(path, error.strerror or str(error)) from None
         self.on_effect("remove-folder", "after")
+
+
+def _remove_folder(path: str) -> None:
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        os.unlink(path)
+        return
+    try:
+        for name in os.listdir(folder):
+            os.unlink(name, dir_fd=folder)
+    finally:
+        os.close(folder)
+    os.rmdir(path)

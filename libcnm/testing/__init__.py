@@ -1,5 +1,17 @@
 """What libcnm's own tests stand on, shipped to those who test drivers, runtimes and plug-ins of theirs.
 
-Fakes that pass the same conformance kits as the real thing, strategies, snapshots that find what was left behind, and
-a pytest plugin. Importing this package loads none of them: each is a module of its own.
+Importing this package loads none of it: each is a module of its own.
+
+    plugin         pytest fixtures: cnm_world, cnm_controller, cnm_lab, cnm_no_leaks
+    world          FakeWorld, FakeHost: controllers without root, crashed at any effect
+    kernel         the conformance kit of the kernel door      (the fake: libcnm.kernel.fake.FakeKernel)
+    stores         the conformance kit of the store contract   (the fake: libcnm.kv.memory.MemoryStore, with profiles)
+    store_machine  any store beside a plain dict
+    ipam           the conformance kit of address management
+    machine        Hypothesis against controllers on several hosts, beside the plain model in ``model``
+    strategies     Hypothesis strategies for kernel resources and changes
+    records        Hypothesis strategies for records, and for what users pass to the API
+    snapshot       what is on this machine, before and after; finds what was left behind
+
+The fakes pass the same kits as the real thing. What they do not promise is in the kits, too.
 """

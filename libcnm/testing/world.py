@@ -33,13 +33,21 @@ class Crash(BaseException):
     """The process ends here. Not an :class:`Exception`: nothing may catch it."""
 
 
+def _nothing() -> None:
+    """What happens at a point where nothing else does."""
+
+
 class Tape:
-    """Counts the crash points (before and after each effect) and crashes at one of them, or runs something there."""
+    """Counts the crash points (before and after each effect) and crashes at one of them, or runs something there.
+
+    ``passing`` is called at every point, by whichever thread is there: a scheduler, for instance.
+    """
 
     def __init__(self) -> None:
         self.points: list[str] = []
         self._stop_at: int | None = None
         self._action: Callable[[], None] | None = None
+        self.passing: Callable[[], None] = _nothing
 
     def start(self, stop_at: int | None = None, action: Callable[[], None] | None = None) -> None:
         """Begin to count; crash at point ``stop_at`` (0 is the first), or call ``action`` there."""
@@ -54,6 +62,7 @@ class Tape:
 
     def point(self, name: str) -> None:
         """A door announces an effect."""
+        self.passing()
         self.points.append(name)
         if self._stop_at is not None and len(self.points) - 1 == self._stop_at:
             self._stop_at = None
@@ -115,6 +124,16 @@ class FakeHost:
     def stored_keys(self) -> list[str]:
         """The keys in the host's own store."""
         return _keys(self._local)
+
+    def everything(self) -> set[str]:
+        """All that is in the host's store, in the cluster's and in the kernel, as lines: to compare before and after.
+
+        But for the heads of the address spaces, which remember where the next pool will come from.
+        """
+        self.kernel.sweep()
+        held = {key for key in (*self.stored_keys(), *self.world.stored_keys()) if not key.startswith("pools/")}
+        rows, settings, parked = self.kernel.snapshot()
+        return held | {str(one) for part in (rows, settings, parked) if isinstance(part, tuple) for one in part}
 
     def reboot(self) -> None:
         """Everything of this boot is gone: kernel state, run folder."""

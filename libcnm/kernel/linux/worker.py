@@ -144,7 +144,9 @@ class Worker:
         return job.result  # type: ignore[return-value]  # a job without an error has its result
 
     def look(self, action: Callable[[], T], deadline: Deadline) -> T:
-        """What only reads paths: on the calling thread, where that sees the home's mounts (a hand-over costs 0.1 ms)."""
+        """What only reads paths: on the calling thread, where that sees the home's mounts (to hand over costs 0.1
+        ms).
+        """
         return action() if self._home.shares_mounts else self.call(action, deadline)
 
     def visit(self, namespace: int, action: Callable[[], T]) -> T:
