@@ -3,7 +3,7 @@
     python3 tools/check.py test      lint, types, layers, and every test tier on every Python that is here
     python3 tools/check.py help      the other words
 
-Checks run two at a time (CI's machines have two cores). A check that passes is one line; one that fails is printed
+Checks run three at a time: CI has two cores, and tests that program a kernel wait a good deal. A check that passes is one line; one that fails is printed
 whole. The last line adds up what all the runs of pytest counted.
 """
 
@@ -27,7 +27,7 @@ from bootstrap import ROOT, Environment, Stop, bootstrap, search_path
 
 LIMIT = 900.0  # seconds for one check; a hang must end with its output, well before CI's own limit
 NEWS = 60.0  # seconds of silence after which we say what is still running
-AT_ONCE = 2
+AT_ONCE = 3
 PORTABLE = ("unit", "conformance", "simulation")  # run on every Python; the other tiers on the oldest and the newest
 MADE_HERE = (".check", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache", ".hypothesis")
 CLOSING_LINE = re.compile(r"^=*\s*((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s.*?=*$|^=*\s*no tests ran in .*$")

@@ -169,7 +169,7 @@ class Kernel(ABC):
     # ---------------------------------------------------------------------------------------
 
     @abstractmethod
-    def open_socket(self, ns: str, family: int, kind: int) -> socket.socket:
+    def open_socket(self, ns: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A fresh socket that belongs to the namespace (not bound, not connected). NotFound when the namespace is
         gone.
         """

@@ -242,7 +242,7 @@ class FakeKernel(Kernel):
 
     # -- acting inside a namespace ------------------------------------------------------------------------------------
 
-    def open_socket(self, ns: str, family: int, kind: int) -> socket.socket:
+    def open_socket(self, ns: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """Refused: a socket of the real host would leave the fake."""
         raise NotSupported("the fake kernel has no sockets", hint="use LinuxKernel, in a private namespace")
 

@@ -12,15 +12,14 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import ClassVar, Final
 
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
+from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from libcnm.controller.controller import Controller
 from libcnm.controller.network import Network
 from libcnm.errors import CnmError
 from libcnm.kernel.fake import FakeKernel
 from libcnm.kernel.resources import Fdb, Neighbour, Route
-from libcnm.kv.memory import CONSUL_LIKE, ETCD_LIKE, PLAIN, Profile
+from libcnm.kv.memory import PLAIN, Profile
 from libcnm.model.addresses import IPAddress
 from libcnm.model.resource import Identity
 from libcnm.testing.model import Ep, Model, Net, Refusal
@@ -54,8 +53,8 @@ class Watched(RuleBasedStateMachine):
 
     counts: ClassVar[Counter[str]] = Counter()
 
-    @initialize(seed=st.integers(0, 2**16), profile=st.sampled_from((PLAIN, CONSUL_LIKE, ETCD_LIKE)))
-    def begin(self, seed: int, profile: Profile) -> None:
+    def open_world(self, seed: int, profile: Profile) -> None:
+        """A new world with nothing in it."""
         self.world = FakeWorld(HOSTS, seed=seed, profile=PLAIN)
         self.world.profile = profile
         self.controllers: dict[tuple[str, int], Controller] = {}

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from libcnm.controller.endpoint import Endpoint
 from libcnm.controller.network import Network
 from libcnm.controller.sandbox import Sandbox
 from libcnm.errors import AlreadyExists, Ambiguous, Forbidden, InUse, Invalid, NotFound
+from libcnm.kv.memory import CONSUL_LIKE, ETCD_LIKE, PLAIN, Profile
 from libcnm.model.addresses import IPAddress, IPNetwork
 from libcnm.model.ports import Port
 from libcnm.testing._watched import HOSTS, Nothing, Watched, if_possible, need, ours
@@ -28,6 +29,7 @@ PROCESSES: Final = (0, 1)
 NAMES: Final = ("red", "sky", "x.y")  # no name may look like the beginning of an id
 HOSTILE: Final = ("", " ", "../x", "-a", "a b", "a/b", "a\0", "ä", "x" * 129)
 CONTAINERS: Final = ("c1", "c2")
+MOST_NETWORKS: Final = 8
 DRIVERS: Final = ("bridge", "bridge", "bridge", "overlay", "overlay", "overlay", "null", "host")
 SUBNETS: Final = (
     (), ("10.1.0.0/29",), ("10.1.0.0/30",), ("10.2.0.0/29", "fd02::/125"), ("fd02::/124",),
@@ -38,12 +40,39 @@ ADDRESSES: Final = ("10.1.0.1", "10.1.0.2", "10.1.0.3", "10.2.0.5", "10.4.0.2", 
 MACS: Final = ("02:00:00:00:00:01", "02:42:0a:01:00:02")
 PORTS: Final = ((), (), ("8080:80",), ("0.0.0.0:8080:80", "8081:81/udp"), ("[::1]:8080:80",), ("8081:80",))
 
+POINTS: Final = {
+    "create_network": 50, "create_endpoint": 3, "create_sandbox": 14, "join": 32, "leave": 20, "delete_endpoint": 16,
+    "delete_network": 24, "delete_sandbox": 24,
+}  # fmt: skip
+"""About how many effects each verb has, before and after counted apart; it depends on what is there."""
+
 hosts = st.sampled_from(HOSTS)
 processes = st.sampled_from(PROCESSES)
 
 
+Furniture = tuple[str, str, tuple[str, ...], tuple[str, ...], int]
+furniture: st.SearchStrategy[Furniture] = st.tuples(
+    st.sampled_from(("bridge", "bridge", "overlay")),
+    st.sampled_from(CONTAINERS),
+    st.sampled_from(SUBNETS[:-1]),
+    st.sampled_from(PORTS),
+    st.sampled_from((0, 5, -3)),
+)
+"""An endpoint to connect: its driver, container, the subnets of its network if that is new, ports and priority."""
+
+
 class ControllerMachine(Watched):
     """The rules."""
+
+    @initialize(
+        seed=st.integers(0, 2**16), profile=st.sampled_from((PLAIN, CONSUL_LIKE, ETCD_LIKE)),
+        furnished=st.lists(st.tuples(hosts, processes, furniture), max_size=8),
+    )  # fmt: skip
+    def begin(self, seed: int, profile: Profile, furnished: list[tuple[str, int, Furniture]]) -> None:
+        """A world, with some endpoints attached: an empty one takes too many steps to become interesting."""
+        self.open_world(seed, profile)
+        for host, process, one in furnished:
+            self.connect(host, process, one)
 
     # -- networks ----------------------------------------------------------------------------------------------------
 
@@ -200,26 +229,26 @@ class ControllerMachine(Watched):
                 do()
             self.model.endpoints[one.id] = self._attached(one, host, container, priority)
 
-    @rule(data=st.data(), host=hosts, process=processes, driver=st.sampled_from(("bridge", "overlay", "overlay")),
-          subnets=st.sampled_from(SUBNETS[:-1]), ports=st.sampled_from(PORTS), priority=st.sampled_from((0, 5, -3)),
-          container=st.sampled_from(CONTAINERS))  # fmt: skip
+    @rule(host=hosts, process=processes, furniture=furniture)
     @if_possible
-    def connect(
-        self, data: st.DataObject, host: str, process: int, driver: str, subnets: tuple[str, ...],
-        ports: tuple[str, ...], priority: int, container: str,
-    ) -> None:  # fmt: skip
+    def connect(self, host: str, process: int, furniture: Furniture) -> None:
         """All the way from nothing to an attached endpoint, on whatever is there: what users do most of the time."""
-        usable = [one for one in self.model.networks.values() if one.driver == driver and one.home in ("", host)]
+        driver, container, subnets, ports, priority = furniture
+        there = {one.network for one in self.model.attached(host, container)}
+        usable = [
+            one for one in self.model.networks.values()
+            if one.driver == driver and one.home in ("", host) and one.id not in there
+        ]  # fmt: skip
         if not usable:
-            name = next(iter(set(NAMES) - {one.name for one in self.model.networks.values()}), None)
-            need(name is not None)
+            need(len(self.model.networks) < MOST_NETWORKS)
+            name = f"n{self.world.entropy.below(2**32)}"
             self.create_network(host, process, name, driver, subnets, internal=False, way="create")
             usable = [one for one in self.model.networks.values() if one.name == name]
         need(usable)
         if (host, container) not in self.model.sandboxes:
             self.create_sandbox(host, process, container, own=True)
-        net = data.draw(st.sampled_from(sorted(usable, key=lambda one: one.name)), label="network")
         name = f"e{self.world.entropy.below(2**32)}"
+        net = usable[0]
         if self.model.create_endpoint(net, name, None, None) is None:
             endpoint = self._network(net, host, process).create_endpoint(name, ports=ports)
             addresses = frozenset(interface.ip for interface in endpoint.addresses)
@@ -270,7 +299,7 @@ class ControllerMachine(Watched):
         host, act, after = self._crashable(data, process, verb)
         before = self.model.copy()
         tape = self.world.host(host).tape
-        tape.start(stop_at=number)
+        tape.start(stop_at=number % POINTS[verb])
         crashed = False
         try:
             act()

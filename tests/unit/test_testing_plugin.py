@@ -14,7 +14,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, code: str) -
     """Run a test file with the plugin, in a child process: fixtures that fail must not fail this session."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(code)
-    return pytester.runpytest_subprocess("-p", "libcnm.testing.plugin", "-p", "no:cacheprovider", "-W", "error")
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error")
 
 
 @pytest.mark.slow

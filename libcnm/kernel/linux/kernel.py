@@ -204,10 +204,7 @@ class LinuxKernel(Kernel):
 
     # -- acting inside a namespace -------------------------------------------------------------------------------------
 
-    def open_socket(self, ns: str, family: int, kind: int) -> socket.socket:
-        return self._open_socket(ns, family, kind, 0)
-
-    def _open_socket(self, ns: str, family: int, kind: int, protocol: int) -> socket.socket:
+    def open_socket(self, ns: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
         deadline = _patience()
 
         def opened() -> socket.socket:
@@ -281,7 +278,7 @@ class LinuxKernel(Kernel):
             if identity is None:
                 raise NotFound("namespace", ns)
             self._firewalled[ns] = identity
-        return self._open_socket(ns, socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+        return self.open_socket(ns, socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
 
     def _forget_firewall(self, ns: str) -> None:
         if self._firewalled.pop(ns, None) is not None:
