@@ -3,8 +3,8 @@
     python3 tools/check.py test      lint, types, layers, and every test tier on every Python that is here
     python3 tools/check.py help      the other words
 
-Checks run three at a time: CI has two cores, and tests that program a kernel wait a good deal. A check that passes is one line; one that fails is printed
-whole. The last line adds up what all the runs of pytest counted.
+Checks run three at a time: CI has two cores, and tests that program a kernel wait a good deal. A check that passes is
+one line; one that fails is printed whole. The last line adds up what all the runs of pytest counted.
 """
 
 from __future__ import annotations

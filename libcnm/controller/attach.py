@@ -76,7 +76,7 @@ def join(
         )
         made = False
         try:
-            before, after = _difference(context, work)
+            before, after = _difference(context, work, deadline)
             context.engine.apply(delta(before, after), deadline=deadline)
             made = True
             sandbox_files.write(context, work.sandbox, [*work.others, work.plug], before=work.others)
@@ -229,13 +229,19 @@ def _ledger(network: NetworkRecord, record: EndpointRecord) -> str:
     return keys.attachment(record.attachment.sandbox_id, network.scope, network.id, record.id)
 
 
-def _difference(context: Context, work: _Join) -> tuple[list[Resource], list[Resource]]:
+def _difference(context: Context, work: _Join, deadline: Deadline) -> tuple[list[Resource], list[Resource]]:
     facts = context.facts(work.driver)
     before = desired.sandbox(facts, work.others)
     after = desired.sandbox(facts, [*work.others, work.plug])
     if work.activates:
         after.extend(work.driver.network(facts, work.network))
-    return before, after
+        # Peers are the resident's business, but a network that has just been made needs them before others learn of its
+        # first endpoint: their first packet would else wait for an answer that nobody here knows.
+        for stored in work.repository.endpoints(work.network.record.id, deadline):
+            place = stored.record.attachment
+            if place is not None and place.state == "ready" and place.host != context.host_name:
+                after.extend(work.driver.peer(facts, work.network, stored.record))
+    return before, desired.unique(after)
 
 
 def _commit(context: Context, work: _Join, deadline: Deadline) -> EndpointRecord:

@@ -10,8 +10,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from libcnm.testing.machine import ControllerMachine
 
-EXAMPLES = 150
-STEPS = 40
+EXAMPLES = 100
+STEPS = 30
 LEAST = 1
 # Shrinking takes minutes; `make soak` has them.
 PHASES = (
