@@ -142,13 +142,14 @@ def _prepare(
     if repository is context.local:
         committed = context.local.commit(here + theirs, deadline, durable=False)
     else:
-        context.local.commit(here, deadline, durable=False)
+        # Synced: after a power failure only this says that the cluster's record of this attachment is to be ended.
+        context.local.commit(here, deadline)
         try:
             committed = repository.commit(theirs, deadline)
         except CnmError as error:
             if not outcome_unknown(error):
-                withdrawn = _withdrawn(context, network, record, operation, deadline)
-                context.local.commit(withdrawn, deadline, durable=False)
+                gone = withdrawn(context, network, record, operation, deadline)
+                context.local.commit(gone, deadline, durable=False)
             raise
     preparing = Stored(stored.key, committed.versions[stored.key], record)
     return _Join(driver, repository, view, place, others, record, presence, preparing)
@@ -231,8 +232,13 @@ def _ledger(network: NetworkRecord, record: EndpointRecord) -> str:
 
 def _difference(context: Context, work: _Join, deadline: Deadline) -> tuple[list[Resource], list[Resource]]:
     facts = context.facts(work.driver)
-    before = desired.sandbox(facts, work.others)
-    after = desired.sandbox(facts, [*work.others, work.plug])
+    before = desired.sandbox(context.facts, work.others)
+    after = desired.sandbox(context.facts, [*work.others, work.plug])
+    lost = {resource.identity for resource in before} - {resource.identity for resource in after}
+    for other in work.others if lost else ():
+        # The newcomer is the way out from now on: what others published here is withdrawn, but for what is shared.
+        shared = still_published(context, other.driver, other.network, other.endpoint, deadline)
+        after.extend(resource for resource in shared if resource.identity in lost)
     if work.activates:
         after.extend(work.driver.network(facts, work.network))
         # Peers are the resident's business, but a network that has just been made needs them before others learn of its
@@ -341,12 +347,12 @@ def finish_leave(
     view = context.view(network, deadline)
     plugs = context.plugs(place.sandbox_id, deadline)
     others = [plug for plug in plugs if plug.endpoint.id != record.id]
-    before = desired.sandbox(facts, [*others, Plug(driver, view, record)])
+    before = desired.sandbox(context.facts, [*others, Plug(driver, view, record)])
     if driver.capabilities.presence == "attached" and not _others_here(context, network, record, deadline):
         before.extend(driver.network(facts, view))
     known = {resource.identity for resource in before}
     shared = still_published(context, driver, view, record, deadline)
-    after = [*desired.sandbox(facts, others), *(resource for resource in shared if resource.identity in known)]
+    after = [*desired.sandbox(context.facts, others), *(resource for resource in shared if resource.identity in known)]
     context.engine.carry_out(delta(before, desired.unique(after)), deadline=deadline)
     release(context, network, record, place, deadline)
     sandbox = context.local.sandbox(place.sandbox_id, deadline)
@@ -394,7 +400,7 @@ def release(
             and stored.record.attachment.operation == place.operation
         ):
             theirs = stored.replace(attrs.evolve(stored.record, attachment=None))
-        here = _withdrawn(context, network, attrs.evolve(record, attachment=place), place.operation, deadline)
+        here = withdrawn(context, network, attrs.evolve(record, attachment=place), place.operation, deadline)
         if repository is context.local:
             context.local.commit(theirs + here, deadline, durable=False)
         else:
@@ -405,7 +411,7 @@ def release(
     retrying(deadline, f"releasing endpoint {record.name!r}", attempt)
 
 
-def _withdrawn(
+def withdrawn(
     context: Context, network: NetworkRecord, record: EndpointRecord, operation: str, deadline: Deadline
 ) -> Transaction:
     """This host's side of an attachment that is no more."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import platform
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -22,7 +23,7 @@ from libcnm.controller.engine import Engine
 from libcnm.controller.registry import Registry
 from libcnm.controller.repository import Repository, Stored, create, put, retrying
 from libcnm.controller.settled import SettledStore
-from libcnm.errors import AlreadyExists, Invalid, NotFound, NotSupported
+from libcnm.errors import AlreadyExists, CnmError, Forbidden, Invalid, NotFound, NotSupported
 from libcnm.kernel.firewall import routing_table
 from libcnm.kv.base import Transaction
 from libcnm.model import keys
@@ -126,6 +127,7 @@ class Context:
         self._local_facts = HostFacts(
             self.host_name, tag, f"cnm-{tag}", routing_table(tag), default_host_ips=settings.default_host_ips
         )
+        self._claim_run_dir(doors.clock.deadline(settings.timeout))
         self._facts: HostFacts | None = None
         self._registered = False
         self._lineage = ""
@@ -142,6 +144,30 @@ class Context:
             return made
 
         return retrying(deadline, "installation", attempt)
+
+    def _claim_run_dir(self, deadline: Deadline) -> None:
+        """Locks, pins and the resident's socket are in the run_dir: two installations in one, or one installation in
+        two, would each take the other for dead.
+        """
+        run_dir, files = self.settings.paths.run_dir, self.doors.files
+        path = os.path.join(run_dir, "installation")
+        owner = files.read(path)
+        if owner is not None and owner.strip() != self.installation.id:
+            raise Forbidden(
+                f"{run_dir} belongs to installation {owner.strip()[:12]}, not to {self.installation.id[:12]}",
+                hint="give each state_dir a run_dir of its own",
+            )
+        found = self.local.read(NameClaim, keys.RUN_DIR, deadline)
+        boot_id = self.doors.kernel.boot_id
+        if found is not None and found.record.operation == boot_id and found.record.holder != run_dir:
+            raise Forbidden(
+                f"this installation is at work in {found.record.holder} since the host was booted, not in {run_dir}",
+                hint="open it with the same run_dir everywhere",
+            )
+        if found is None or found.record.operation != boot_id:
+            self.local.commit(put(keys.RUN_DIR, NameClaim(run_dir, boot_id)), deadline, durable=False)
+        if owner is None:
+            files.write(path, self.installation.id + "\n", 0o600)
 
     def facts(self, driver: Driver) -> HostFacts:
         """What drivers may know of this host. The cluster's part is found out when a global driver first asks."""
@@ -182,12 +208,16 @@ class Context:
         self._register()
         return self.cluster
 
-    def repositories(self) -> list[tuple[Scope, Repository]]:
-        """All there are."""
-        found: list[tuple[Scope, Repository]] = [("local", self.local)]
-        if self.cluster is not None:
-            found.append(("global", self.repository("global")))
-        return found
+    def all_networks(self, deadline: Deadline) -> tuple[list[Stored[NetworkRecord]], bool]:
+        """The networks of every scope, and whether that is all: local work does not fail with the cluster store."""
+        found = self.local.networks(deadline)
+        if self.cluster is None:
+            return found, True
+        try:
+            return [*found, *self.repository("global").networks(deadline)], True
+        except CnmError as error:
+            log.warning("networks of the cluster are left out: %s", error)
+            return found, False
 
     def _register(self) -> None:
         """Claim this host's name in the cluster: two hosts of one name would free each other's attachments."""

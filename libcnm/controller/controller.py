@@ -184,7 +184,7 @@ class Controller:
         return [Network(self._calls, record) for record in sorted(records, key=lambda record: (record.name, record.id))]
 
     def _records(self, deadline: Deadline) -> list[NetworkRecord]:
-        stored = [one for _, repository in self._calls.context.repositories() for one in repository.networks(deadline)]
+        stored, _ = self._calls.context.all_networks(deadline)
         return [one.record for one in stored if one.record.state != "preparing"]
 
     # -- sandboxes ---------------------------------------------------------------------------------------------------

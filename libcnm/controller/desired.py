@@ -9,7 +9,7 @@ separately).
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import attrs
@@ -55,19 +55,19 @@ def sandbox_base(record: SandboxRecord) -> Iterator[Resource]:
             yield Interface(record.namespace, "lo")
 
 
-def sandbox(host: HostFacts, plugs: Iterable[Plug]) -> list[Resource]:
+def sandbox(facts: Callable[[Driver], HostFacts], plugs: Iterable[Plug]) -> list[Resource]:
     """Everything that a sandbox's attachments ask for: links, what is inside, the way out, published ports."""
     ranked = sorted(plugs, key=lambda plug: plug.order)
     found: list[Resource] = []
     for plug in ranked:
-        found.extend(plug.driver.endpoint(host, plug.network, plug.endpoint))
+        found.extend(plug.driver.endpoint(facts(plug.driver), plug.network, plug.endpoint))
         found.extend(inside(plug))
     way_out = gateway_plugs(ranked)
     for version, (plug, address) in way_out.items():
         if plug.place.namespace:
             found.append(Route(plug.place.namespace, DEFAULT_ROUTES[version], plug.place.interface, address))
     for plug in publishers(ranked):
-        found.extend(plug.driver.publication(host, plug.network, plug.endpoint))
+        found.extend(plug.driver.publication(facts(plug.driver), plug.network, plug.endpoint))
     return unique(found)
 
 

@@ -283,9 +283,15 @@ class Follower:
         changes = delta(before, after)
         if changes:
             log.debug("network %s: %s", network_id[:12], "; ".join(map(str, changes)))
-            failed = self._context.engine.carry_out(changes, deadline=deadline)
+            try:
+                failed = bool(self._context.engine.carry_out(changes, deadline=deadline))
+            except CnmError as error:
+                log.warning("peers of network %s: %s", network_id[:12], error)
+                failed = True
             if failed:
-                self._stale_peers[network_id] = changed
+                # The same difference again next time: replacing a row that is there, or deleting none, does no harm.
+                self._stale_peers.setdefault(network_id, set()).update(changed)
+                return
         made.update(wanted)
 
     def peers(self, network_id: str) -> list[Resource]:

@@ -25,6 +25,7 @@ from libcnm.model.codec import encode
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_labels, check_name
 from libcnm.model.records import EndpointRecord, Intent, Mark, NameClaim, NetworkRecord
+from libcnm.model.resource import Change
 
 
 @attrs.frozen
@@ -88,15 +89,19 @@ def create_network(
         # Everything that is there already is there on purpose: only what this network adds is the verb's business.
         before = host_state.base(context, driver, deadline)
         record = _claim(context, repository, driver, ipam, spec, draft, deadline)
+        made: tuple[Change, ...] = ()
         try:
             host_state.remember_settings(context, driver, f"network {record.name}", deadline)
             after = [
                 *host_state.base(context, driver, deadline),
                 *driver.network(context.facts(driver), NetworkView(record)),
             ]
-            context.engine.apply(delta(before, after), deadline=deadline)
+            changes = delta(before, after)
+            context.engine.apply(changes, deadline=deadline)
+            made = changes
             return _publish(repository, record, deadline)
         except CnmError:
+            context.engine.undo(made)
             _abandon(context, repository, record)
             raise
 
@@ -211,7 +216,7 @@ def _intent(context: Context, verb: str, record: NetworkRecord) -> Intent:
         operation=record.operation,
         verb=verb,
         scope=record.scope,
-        locks=(record.id,),
+        locks=(host_state.lock_name(context.registry.driver(record.driver)), record.id),
         network_id=record.id,
         started=round(context.doors.clock.wall(), 3),
         boot_id=context.doors.kernel.boot_id,

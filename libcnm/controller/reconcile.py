@@ -7,16 +7,17 @@ at again later. The kernel is read before the records, so that nothing a verb ha
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Literal
 
 import attrs
 
-from libcnm.controller import desired, host_state
+from libcnm.controller import desired, host_state, sandboxes
 from libcnm.controller.context import Context
 from libcnm.controller.delta import changes_in_place, delta
-from libcnm.errors import Conflict
+from libcnm.errors import CnmError, Conflict, NotFound
 from libcnm.kernel.firewall import routing_table
 from libcnm.kernel.resources import Bridge, FirewallElement, FirewallTable, Namespace, Route, Rule, Sysctl, Veth
 from libcnm.model.deadline import Deadline
@@ -54,7 +55,9 @@ class Unit:
 
 def doctor(context: Context, deadline: Deadline) -> list[Difference]:
     """Every difference between what the records want and what this host has; changes nothing."""
-    wanted = {identity: r for unit in units(context, deadline) for identity, r in by_identity(unit.resources).items()}
+    wanted = {
+        identity: r for unit in units(context, deadline)[0] for identity, r in by_identity(unit.resources).items()
+    }
     there = observe(context, wanted.values(), deadline)
     return [*differences(wanted.values(), there), *leftovers(context, wanted, there, deadline)]
 
@@ -65,20 +68,21 @@ def heal(context: Context, deadline: Deadline) -> list[Difference]:
     One look at everything finds the objects that need it; each of these is looked at again under its lock. One whose
     lock is held is skipped: its verb is under way.
     """
-    wanted = list(units(context, deadline))
+    wanted, whole = units(context, deadline)
     everything = {i: r for unit in wanted for i, r in by_identity(unit.resources).items()}
     there = observe(context, everything.values(), deadline)
     healed: list[Difference] = []
     for unit in wanted:
         if differences(unit.resources, there):
             healed.extend(_heal_unit(context, unit, deadline))
-    gone = leftovers(context, everything, there, deadline)
+    gone = leftovers(context, everything, there, deadline) if whole else []
     if gone:
         removals = delta([row.there for row in gone if row.there is not None], ())
         context.engine.carry_out(removals, deadline=deadline)
         context.doors.kernel.sweep()
         healed.extend(gone)
-    _forget_absences(context, deadline)
+    if whole:
+        _forget_absences(context, deadline)
     for row in healed:
         log.warning("healed: %s", row)
     return healed
@@ -86,6 +90,8 @@ def heal(context: Context, deadline: Deadline) -> list[Difference]:
 
 def _forget_absences(context: Context, deadline: Deadline) -> None:
     """Drop the notes about networks that were here once and that another host has deleted since."""
+    if context.cluster is None:
+        return
     for stored in context.local.presences(deadline):
         network_id = stored.record.network_id
         if not stored.record.active and context.repository("global").network(network_id, deadline) is None:
@@ -120,18 +126,29 @@ def _heal_unit(context: Context, unit: Unit, deadline: Deadline) -> list[Differe
 # ----------------------------------------------------------------------------------------------------
 
 
-def units(context: Context, deadline: Deadline) -> Iterator[Unit]:
-    """Every object of this host that has something in the kernel: networks first, then sandboxes."""
-    drivers: set[str] = set()
-    networks: list[tuple[Scope, str]] = []
-    for scope, repository in context.repositories():
-        for stored in repository.networks(deadline):
-            networks.append((scope, stored.record.id))
-            drivers.add(stored.record.driver)
-    found: list[Unit | None] = [_driver_unit(context, name, deadline) for name in sorted(drivers)]
-    found += [_network_unit(context, scope, network_id, deadline) for scope, network_id in networks]
-    found += [_sandbox_unit(context, sandbox.record.id, deadline) for sandbox in context.local.sandboxes(deadline)]
-    yield from (unit for unit in found if unit is not None and unit.resources)
+def units(context: Context, deadline: Deadline) -> tuple[list[Unit], bool]:
+    """Every object of this host that has something in the kernel, networks first; and whether that is all.
+
+    What cannot be read now (the cluster store is away, a driver is not installed) costs its own unit only. But then
+    nobody knows what is wanted by nobody.
+    """
+    networks, whole = context.all_networks(deadline)
+    makers: list[Callable[[], Unit | None]] = [
+        partial(_driver_unit, context, name, deadline) for name in sorted({one.record.driver for one in networks})
+    ]
+    makers += [partial(_network_unit, context, one.record.scope, one.record.id, deadline) for one in networks]
+    makers += [partial(_sandbox_unit, context, one.record.id, deadline) for one in context.local.sandboxes(deadline)]
+    found: list[Unit] = []
+    for make in makers:
+        try:
+            unit = make()
+        except CnmError as error:
+            log.warning("left alone: %s", error)
+            whole = False
+            continue
+        if unit is not None and unit.resources:
+            found.append(unit)
+    return found, whole
 
 
 def _driver_unit(context: Context, name: str, deadline: Deadline) -> Unit | None:
@@ -179,10 +196,14 @@ def _sandbox_unit(context: Context, sandbox_id: str, deadline: Deadline) -> Unit
     stored = context.local.sandbox(sandbox_id, deadline)
     if stored is None or stored.record.state != "ready" or stored.record.boot_id != context.doors.kernel.boot_id:
         return None
+    if stored.record.source is not None and not sandboxes.namespace_is_ours(context, stored.record):
+        # A path may lead anywhere by now, even to the host: what was brought is known by device and inode, or not at
+        # all.
+        raise NotFound("namespace of sandbox", stored.record.container_id, hint="it ended; delete the sandbox")
     plugs = [plug for plug in context.plugs(sandbox_id, deadline) if plug.place.state == "ready"]
     resources: list[Resource] = list(desired.sandbox_base(stored.record))
     if plugs:
-        resources.extend(desired.sandbox(context.facts(plugs[0].driver), plugs))
+        resources.extend(desired.sandbox(context.facts, plugs))
     return Unit((sandbox_id,), tuple(desired.unique(resources)), lambda: _sandbox_unit(context, sandbox_id, deadline))
 
 
@@ -241,7 +262,9 @@ def leftovers(
     ]
     if not suspects:
         return []
-    now = list(units(context, deadline))
+    now, whole = units(context, deadline)
+    if not whole:
+        return []
     wanted_now = {i for unit in now for i in by_identity(unit.resources)}
     provided = {p for unit in now for r in unit.resources for p in r.provides}
     return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import attrs
@@ -18,11 +19,11 @@ from libcnm.controller import attach, host_state, networks, sandboxes
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.repository import Stored, drop, retrying
-from libcnm.errors import CnmError, DeadlineExceeded
+from libcnm.errors import CnmError, Conflict
 from libcnm.kv.base import Transaction
 from libcnm.model import keys
 from libcnm.model.deadline import Deadline
-from libcnm.model.records import EndpointRecord, Intent
+from libcnm.model.records import EndpointRecord, Intent, SandboxRecord
 
 log = logging.getLogger("libcnm.recovery")
 
@@ -33,34 +34,54 @@ def recover(context: Context, deadline: Deadline) -> int:
     for stored in context.local.intents(deadline):
         try:
             settled += _settle(context, stored, deadline)
-        except DeadlineExceeded:
-            raise
         except CnmError as error:
             log.warning("%s %s cannot be settled yet: %s", stored.record.verb, stored.record.operation[:12], error)
     return settled
 
 
 def forget_earlier_boots(context: Context, deadline: Deadline) -> None:
-    """Drop what did not survive the reboot: sandboxes, this host's attachments, presences, port claims, settings."""
+    """Drop what did not survive the reboot: sandboxes, this host's attachments, presences, port claims, settings.
+
+    What the cluster store must be asked for and cannot be is left in the ledger, for the next time.
+    """
     boot_id = context.doors.kernel.boot_id
+    current = {one.record.id for one in context.local.sandboxes(deadline) if one.record.boot_id == boot_id}
+    for entry in context.local.store.list(keys.ATTACHMENTS, deadline=deadline).entries:
+        sandbox_id, scope, network_id, endpoint_id = keys.parse_attachment(entry.key)
+        if sandbox_id not in current:
+            try:
+                _detach_after_boot(context, scope, network_id, endpoint_id, deadline)
+            except CnmError as error:
+                log.warning("an attachment of an earlier boot cannot be ended yet: %s", error)
     for stored in context.local.sandboxes(deadline):
-        if stored.record.boot_id == boot_id:
-            continue
-        log.info("sandbox of %s ended with an earlier boot", stored.record.container_id)
-        for scope, network_id, endpoint_id in context.local.attached(stored.record.id, deadline):
-            _detach_after_boot(context, scope, network_id, endpoint_id, deadline)
-        context.doors.files.remove_folder(context.settings.paths.sandbox(stored.record.id))
-        context.local.commit(drop(keys.sandbox(stored.record.id), keys.container(stored.record.container_id)), deadline)
-    stale = [
-        stored
-        for stored in context.local.presences(deadline)
-        if stored.record.active and stored.record.boot_id != boot_id
-    ]
-    for presence in stale:
-        context.local.commit(presence.replace(attrs.evolve(presence.record, active=False, ready=False)), deadline)
-    old = [stored.key for stored in context.local.host_settings(deadline) if stored.record.boot_id != boot_id]
-    if old:
-        context.local.commit(drop(*old), deadline)
+        if stored.record.boot_id != boot_id:
+            _forget_sandbox(context, stored.record, deadline)
+    for presence in context.local.presences(deadline):
+        if presence.record.active and presence.record.boot_id != boot_id:
+            away = attrs.evolve(presence.record, active=False, ready=False)
+            with suppress(Conflict):  # somebody else was faster
+                context.local.commit(presence.replace(away), deadline)
+    for setting in context.local.host_settings(deadline):
+        if setting.record.boot_id != boot_id:
+            with suppress(Conflict):
+                context.local.commit(setting.delete(), deadline)
+
+
+def _forget_sandbox(context: Context, record: SandboxRecord, deadline: Deadline) -> None:
+    """Under its lock, and only what is still its own: another process may be doing the same, or be further."""
+    lock = context.doors.locks.try_acquire(record.id)
+    if lock is None:
+        return
+    with lock:
+        stored = context.local.sandbox(record.id, deadline)
+        if stored is None or stored.record.boot_id == context.doors.kernel.boot_id:
+            return
+        log.info("sandbox of %s ended with an earlier boot", record.container_id)
+        context.doors.files.remove_folder(context.settings.paths.sandbox(record.id))
+        gone = stored.delete()
+        if context.local.holder(keys.container(record.container_id), deadline) == record.id:
+            gone += drop(keys.container(record.container_id))
+        context.local.commit(gone, deadline)
 
 
 def _detach_after_boot(context: Context, scope: str, network_id: str, endpoint_id: str, deadline: Deadline) -> None:
@@ -102,15 +123,14 @@ def _undo_create_network(context: Context, intent: Intent, deadline: Deadline) -
         context.local.commit(drop(keys.intent(intent.operation)), deadline)
         return
     driver = context.registry.driver(stored.record.driver)
-    with context.doors.locks.acquire(host_state.lock_name(driver), deadline=deadline):
-        shared = host_state.base(context, driver, deadline, without=stored.record.id)
-        made = [
-            *host_state.base(context, driver, deadline),
-            *driver.network(context.facts(driver), NetworkView(stored.record)),
-        ]
-        context.engine.carry_out(delta(made, shared), deadline=deadline)
-        host_state.forget_settings(context, driver, stored.record, deadline)
-        networks.forget(context, repository, stored.record, intent.operation, deadline)
+    shared = host_state.base(context, driver, deadline, without=stored.record.id)
+    made = [
+        *host_state.base(context, driver, deadline),
+        *driver.network(context.facts(driver), NetworkView(stored.record)),
+    ]
+    context.engine.carry_out(delta(made, shared), deadline=deadline)
+    host_state.forget_settings(context, driver, stored.record, deadline)
+    networks.forget(context, repository, stored.record, intent.operation, deadline)
 
 
 def _finish_delete_network(context: Context, intent: Intent, deadline: Deadline) -> None:
@@ -124,8 +144,7 @@ def _finish_delete_network(context: Context, intent: Intent, deadline: Deadline)
         networks.unmark(context, repository, stored, deadline)
     else:
         driver = context.registry.driver(stored.record.driver)
-        with context.doors.locks.acquire(host_state.lock_name(driver), deadline=deadline):
-            networks.finish_delete(context, driver, repository, stored.record, intent.operation, deadline)
+        networks.finish_delete(context, driver, repository, stored.record, intent.operation, deadline)
 
 
 def _undo_attachment(context: Context, intent: Intent, deadline: Deadline) -> None:
@@ -141,6 +160,13 @@ def _undo_attachment(context: Context, intent: Intent, deadline: Deadline) -> No
     if place is not None and place.operation != intent.operation:
         # A join that was committed, or an attachment that is none of this verb's business: only the note is stale. A
         # leave that never got as far as the endpoint's record has changed nothing either.
+        assert stored is not None
+        if place.host != context.host_name or place.sandbox_id != intent.sandbox_id:
+            # Somebody else's by now: of ours, only this host's own notes are left.
+            ours = attrs.evolve(stored.record, attachment=intent.attachment)
+            gone = attach.withdrawn(context, network.record, ours, intent.operation, deadline)
+            context.local.commit(gone, deadline)
+            return
         cleared = drop(keys.intent(intent.operation))
         presence = context.local.presence(intent.network_id, deadline)
         if intent.verb == "join" and presence is not None and presence.record.active and not presence.record.ready:

@@ -8,12 +8,13 @@ The same code serves the host's own store and the cluster's. A transaction is bu
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 import attrs
 
-from libcnm.errors import CnmError, Conflict, NotFound, Unavailable
+from libcnm.errors import CnmError, Conflict, Corrupt, NotFound, Unavailable
 from libcnm.kv.base import Absent, Committed, Delete, Entry, Put, Store, Transaction, VersionIs
 from libcnm.model import keys, limits
 from libcnm.model.codec import decode, encode
@@ -30,6 +31,8 @@ from libcnm.model.records import (
     RequestResult,
     SandboxRecord,
 )
+
+log = logging.getLogger("libcnm")
 
 Record = TypeVar("Record", bound=attrs.AttrsInstance)
 Result = TypeVar("Result")
@@ -161,7 +164,13 @@ class Repository:
         return [keys.split_attachment(entry.key) for entry in entries]
 
     def _all(self, cls: type[Record], prefix: str, deadline: Deadline) -> list[Stored[Record]]:
-        return [self._stored(cls, entry) for entry in self.store.list(prefix, deadline=deadline).entries]
+        found = []
+        for entry in self.store.list(prefix, deadline=deadline).entries:
+            try:
+                found.append(self._stored(cls, entry))
+            except Corrupt as error:
+                log.warning("left out: %s", error)  # one bad record costs itself only; reading it alone says so
+        return found
 
     # -- writing -----------------------------------------------------------------------------------------------------
 

@@ -269,7 +269,7 @@ class Resident:
                 self.healer.swept_soon()
                 return {"ok": True}
             if operation == "nudge":
-                self._sync()
+                self._nudged()
                 return None
             if operation == "statistics":
                 return {"ok": True, "pid": os.getpid(), "sandboxes": len(self._follower.sandboxes)}
@@ -279,6 +279,13 @@ class Resident:
             return {"ok": False, "code": "invalid", "message": "no such operation"}
         except CnmError as error:
             return {"ok": False, "code": error.code, "message": str(error)}
+
+    def _nudged(self) -> None:
+        """Nobody waits for an answer to a nudge, so nobody may get one."""
+        try:
+            self._sync()
+        except CnmError as error:
+            log.warning("nudged: %s", error)
 
     def _drop(self, connection: socket.socket) -> None:
         self._partial.pop(connection, None)

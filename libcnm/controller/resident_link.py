@@ -122,6 +122,9 @@ class ProcessLink:
                     self._disconnect()
                     if attempt == 2:
                         raise Unavailable("the resident", str(error), hint="see its log for why it ends") from None
+                except BaseException:
+                    self._disconnect()  # a late reply would be taken for the next request's
+                    raise
 
     def nudge(self) -> None:
         with self._lock:

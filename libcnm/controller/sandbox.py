@@ -15,9 +15,10 @@ from libcnm.controller import sandboxes as sandbox_verbs
 from libcnm.controller.endpoint import Endpoint
 from libcnm.controller.handles import SandboxHandle
 from libcnm.controller.sandboxes import SandboxSpec
-from libcnm.errors import Invalid, NotFound
+from libcnm.errors import NotFound
 from libcnm.kernel.base import LinkStatistics
 from libcnm.model.addresses import IPAddress
+from libcnm.system import processes
 
 
 class Sandbox(SandboxHandle):
@@ -77,23 +78,23 @@ class Sandbox(SandboxHandle):
         """Run a program inside the sandbox, as :func:`subprocess.run` does, and with the sandbox's own ``/etc/hosts``,
         ``/etc/resolv.conf`` and ``/etc/hostname`` in a private mount namespace. No shell.
         """
-        if isinstance(argv, str | bytes) or options.get("shell"):
-            raise Invalid(
-                "argv", argv, "is not a list of arguments", hint="there is no shell here: ['ping', '-c1', 'db']"
-            )
-        if capture_output:
-            options["stdout"] = options["stderr"] = subprocess.PIPE
-        if input is not None:
-            options["stdin"] = subprocess.PIPE
         if text:
             options["text"] = True
-        process = self.popen(argv, **options)
-        return _finish(process, argv, input, timeout, check)
+        return processes.run(
+            self.popen,
+            argv,
+            check=check,
+            capture_output=capture_output,
+            timeout=timeout,
+            given=input,
+            **options,
+        )
 
     def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Start a program inside the sandbox, as :class:`subprocess.Popen` does; see :meth:`run`."""
         kernel = self._calls.context.doors.kernel
-        return kernel.spawn(list(argv), self._record.namespace, files=self.files, options=options)
+        command = processes.checked_argv(argv, options)
+        return kernel.spawn(command, self._record.namespace, files=self.files, options=options)
 
     def resolve_name(self, name: str, *, timeout: float | None = None) -> tuple[IPAddress, ...]:
         """What the sandbox's resolver would answer for a name, all addresses, IPv4 first; empty when it is not known.
@@ -162,19 +163,3 @@ class Sandbox(SandboxHandle):
         with self._calls.verb(timeout, request_id) as call, call.gone_is_done():
             record = call.context.sandbox(self.id, call.deadline).record
             sandbox_verbs.delete_sandbox(call.context, record, call.deadline, keep_endpoints=keep_endpoints)
-
-
-def _finish(
-    process: subprocess.Popen[Any], argv: Sequence[str], given: bytes | str | None, timeout: float | None, check: bool
-) -> subprocess.CompletedProcess[Any]:
-    """The second half of :func:`subprocess.run`: wait, collect, kill on a time-out or any exception."""
-    with process:
-        try:
-            out, err = process.communicate(given, timeout=timeout)
-        except BaseException:
-            process.kill()
-            raise
-    done = subprocess.CompletedProcess(list(argv), process.returncode, out, err)
-    if check:
-        done.check_returncode()
-    return done

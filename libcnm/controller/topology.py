@@ -99,19 +99,17 @@ def topology(context: Context, deadline: Deadline) -> Topology:
         for stored in context.local.sandboxes(deadline)
         if stored.record.state == "ready"
     }
-    for scope, repository in context.repositories():
-        for stored in repository.networks(deadline):
-            record = stored.record
-            if record.state == "preparing":
-                continue
-            networks.append(_network(record, context.host_name if scope == "local" else ""))
-            for one in repository.endpoints(record.id, deadline):
-                endpoints.append(_endpoint(one.record))
-                place = one.record.attachment
-                if place is not None and place.state == "ready":
-                    sandboxes.setdefault(
-                        place.sandbox_id, SandboxNode(place.sandbox_id, place.container_id, place.host)
-                    )
+    for network in context.all_networks(deadline)[0]:
+        record = network.record
+        if record.state == "preparing":
+            continue
+        networks.append(_network(record, context.host_name if record.scope == "local" else ""))
+        for one in context.repository(record.scope).endpoints(record.id, deadline):
+            endpoints.append(_endpoint(one.record))
+            place = one.record.attachment
+            if place is not None and place.state == "ready":
+                node = SandboxNode(place.sandbox_id, place.container_id, place.host)
+                sandboxes.setdefault(place.sandbox_id, node)
     return Topology(
         tuple(sorted(_hosts(context, deadline), key=lambda host: host.name)),
         tuple(sorted(networks, key=lambda network: (network.scope, network.name, network.id))),

@@ -16,7 +16,7 @@ from typing import Any
 
 from libcnm.controller.controller import Controller
 from libcnm.controller.doors import Paths, open_doors
-from libcnm.errors import CnmError, Invalid, NotFound, NotSupported
+from libcnm.errors import CnmError, NotFound, NotSupported
 from libcnm.kernel.base import NamespaceId
 from libcnm.kernel.linux import Home, LinuxKernel
 from libcnm.kernel.linux.spawn import spawn
@@ -24,6 +24,8 @@ from libcnm.kernel.linux.worker import HomeNamespaces
 from libcnm.kernel.resources import Namespace
 from libcnm.lab.wire import patience
 from libcnm.model.addresses import IPAddress, IPInterface
+from libcnm.system import processes
+from libcnm.system.processes import checked_argv
 
 log = logging.getLogger("libcnm.lab")
 
@@ -114,7 +116,7 @@ class Host:
 
         It starts in the caller's working directory. Whatever still runs inside the host when the lab ends is killed.
         """
-        argv = _checked(argv)
+        argv = checked_argv(argv, options)
         home = HomeNamespaces(self.home)
         try:
             process = spawn(home, None, argv, {}, self._options(options))
@@ -136,8 +138,9 @@ class Host:
         **options: Any,
     ) -> subprocess.CompletedProcess[Any]:
         """Run a program inside this host, as :func:`subprocess.run` does."""
-        process = self.popen(argv, **_piped(options, capture_output, input))
-        return _finish(process, argv, input, timeout, check)
+        return processes.run(
+            self.popen, argv, check=check, capture_output=capture_output, timeout=timeout, given=input, **options
+        )
 
     def inside(
         self,
@@ -153,12 +156,15 @@ class Host:
         collected as text unless told otherwise. Raises NotFound.
         """
         options = {"text": True, **self._options(options)}
-        argv = _checked(argv)
-        try:
-            process = self.kernel.spawn(argv, namespace, files={}, options=_piped(options, capture_output, None))
-        except FileNotFoundError as error:
-            raise _missing(argv, error) from None
-        return _finish(process, argv, None, timeout, check)
+
+        def start(argv: Sequence[str], **chosen: Any) -> subprocess.Popen[Any]:
+            command = checked_argv(argv, chosen)
+            try:
+                return self.kernel.spawn(command, namespace, files={}, options=chosen)
+            except FileNotFoundError as error:
+                raise _missing(command, error) from None
+
+        return processes.run(start, argv, check=check, capture_output=capture_output, timeout=timeout, **options)
 
     def namespaces(self) -> tuple[str, ...]:
         """The names of the network namespaces pinned on this host: one per sandbox, one per overlay network present."""
@@ -200,39 +206,7 @@ class Host:
         return {"cwd": os.getcwd(), **options, "env": env}
 
 
-def _checked(argv: Sequence[str]) -> list[str]:
-    if isinstance(argv, str | bytes):
-        raise Invalid("argv", argv, "is not a list of arguments", hint="there is no shell here: ['ip', 'address']")
-    return list(argv)
-
-
 def _missing(argv: Sequence[str], error: FileNotFoundError) -> NotFound | NotSupported:
     if error.filename == argv[0]:
         return NotSupported(f"the program {argv[0]!r} is not on this machine", hint="install it, or look at PATH")
     return NotFound("file", str(error.filename))
-
-
-def _piped(options: Mapping[str, Any], capture_output: bool, given: bytes | str | None) -> dict[str, Any]:
-    """Popen's options for run's."""
-    pipes: dict[str, Any] = {}
-    if capture_output:
-        pipes["stdout"] = pipes["stderr"] = subprocess.PIPE
-    if given is not None:
-        pipes["stdin"] = subprocess.PIPE
-    return {**options, **pipes}
-
-
-def _finish(
-    process: subprocess.Popen[Any], argv: Sequence[str], given: bytes | str | None, timeout: float | None, check: bool
-) -> subprocess.CompletedProcess[Any]:
-    """The second half of :func:`subprocess.run`: wait, collect, kill on a time-out or any exception."""
-    with process:
-        try:
-            out, err = process.communicate(given, timeout=timeout)
-        except BaseException:
-            process.kill()
-            raise
-    done = subprocess.CompletedProcess(list(argv), process.returncode, out, err)
-    if check:
-        done.check_returncode()
-    return done

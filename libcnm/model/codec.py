@@ -44,7 +44,7 @@ def decode(cls: type[Record], value: bytes, where: str) -> Record:
     """The record of that class; ``where`` names the key in :class:`~libcnm.errors.Corrupt`."""
     try:
         body = json.loads(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Corrupt(where, f"not JSON: {error}") from None
     if not isinstance(body, dict) or body.pop("k", None) != cls.__name__:
         raise Corrupt(where, f"not a {cls.__name__}")
@@ -55,7 +55,7 @@ def decode(cls: type[Record], value: bytes, where: str) -> Record:
         )
     try:
         return _decoder(cls)(body)  # type: ignore[no-any-return]  # the decoder is compiled for cls
-    except (CnmError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (CnmError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Corrupt(where, str(error)) from error
 
 

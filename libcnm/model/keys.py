@@ -4,6 +4,8 @@ from __future__ import annotations
 
 INSTALLATION = "installation"
 LINEAGE = "lineage"
+RUN_DIR = "run-dir"
+ATTACHMENTS = "attached/"
 NETWORKS = "network/"
 SANDBOXES = "sandbox/"
 INTENTS = "intent/"
@@ -98,8 +100,13 @@ def attachment(sandbox_id: str, scope: str, network_id: str, endpoint_id: str) -
 
 def split_attachment(key: str) -> tuple[str, str, str]:
     """Scope, network id and endpoint id of a ledger line."""
-    _, _, scope, network_id, endpoint_id = key.split("/")
-    return scope, network_id, endpoint_id
+    return parse_attachment(key)[1:]
+
+
+def parse_attachment(key: str) -> tuple[str, str, str, str]:
+    """The same, with the sandbox's id in front."""
+    _, sandbox_id, scope, network_id, endpoint_id = key.split("/")
+    return sandbox_id, scope, network_id, endpoint_id
 
 
 def singleton(driver: str) -> str:

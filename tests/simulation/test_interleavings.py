@@ -22,7 +22,7 @@ from libcnm.testing.world import FakeWorld, follow, half_done
 
 SEEDS = range(24)
 PATIENCE = 30.0  # seconds; a schedule takes milliseconds
-RESIDUE = ("installation", "lineage", "host/", "pools/", "vni-hint")
+RESIDUE = ("installation", "run-dir", "lineage", "host/", "pools/", "vni-hint")
 
 
 class Baton:

@@ -28,7 +28,7 @@ FAULTS = {
     "everything": Profile("", drop_events=0.3, coalesce_events=0.3, lose_replies=0.3, lose_requests=0.1),
 }
 RESIDUE = ("host/", "lineage", "pools/", "vni-hint")
-HOST_RESIDUE = ("installation", "pools/", "request/")
+HOST_RESIDUE = ("installation", "run-dir", "pools/", "request/")
 
 
 def profile(base: Profile, fault: str) -> Profile:

@@ -155,6 +155,17 @@ def test_a_port_is_free_again(cnm: Controller) -> None:
         endpoint.leave()
 
 
+def test_what_endpoints_publish_together_stays(cnm: Controller, host: FakeHost) -> None:
+    """An endpoint stops publishing because a more important one joins its sandbox: its neighbours' ports still work."""
+    network, better = cnm.create_network("net"), cnm.create_network("better")
+    for name, port in (("a", "8080:80"), ("b", "8081:80")):
+        network.create_endpoint(name, ports=[port]).join(cnm.create_sandbox(name))
+    better.create_endpoint("c").join(cnm.sandbox("a"), priority=5)
+    assert [] == cnm.doctor()
+    cnm.sandbox("a").delete()
+    assert [] == cnm.doctor()
+
+
 @pytest.mark.parametrize("kind", [Bridge, Address])
 def test_a_refusal_of_the_kernel_leaves_nothing(cnm: Controller, host: FakeHost, kind: type) -> None:
     """ENOMEM for one object: the verb fails as a whole, and can be repeated."""

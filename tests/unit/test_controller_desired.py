@@ -39,15 +39,20 @@ def plug(
     return Plug(kind, NetworkView(network), endpoint)
 
 
+def facts(_: Driver) -> HostFacts:
+    """The same for every driver."""
+    return HOST
+
+
 def ways_out(*plugs: Plug) -> dict[int, tuple[str | None, str]]:
     """By IP version: the interface and the gateway of the default route."""
-    routes = [one for one in desired.sandbox(HOST, plugs) if isinstance(one, Route) and one.destination.prefixlen == 0]
+    routes = [one for one in desired.sandbox(facts, plugs) if isinstance(one, Route) and one.destination.prefixlen == 0]
     return {route.destination.version: (route.link, str(route.via)) for route in routes}
 
 
 def test_one_endpoint() -> None:
     """A pair, its inner end up, its address, and the way out."""
-    found = desired.sandbox(HOST, [plug("aa")])
+    found = desired.sandbox(facts, [plug("aa")])
     assert {Veth, Interface, Address, Route} == {type(one) for one in found}
     assert {4: ("aa0", "10.1.0.1")} == ways_out(plug("aa"))
 
@@ -101,7 +106,7 @@ def test_only_the_way_out_publishes() -> None:
         plug("aa", ports=[port]),
         plug("bb", ["10.2.0.0/24"], ports=[Port(81, 8081, "tcp", port.host_address)]),
     )
-    published = [one for one in desired.sandbox(HOST, [first, second]) if isinstance(one, FirewallElement)]
+    published = [one for one in desired.sandbox(facts, [first, second]) if isinstance(one, FirewallElement)]
     assert published
     assert any("8080" in str(one) for one in published)
     assert not any("8081" in str(one) for one in published)
@@ -110,21 +115,21 @@ def test_only_the_way_out_publishes() -> None:
 def test_internal_networks_publish_nothing() -> None:
     """Nothing leads in, either."""
     port = Port(80, 8080, "tcp", ipaddress.ip_address("127.0.0.1"))
-    found = desired.sandbox(HOST, [plug("aa", internal=True, ports=[port])])
+    found = desired.sandbox(facts, [plug("aa", internal=True, ports=[port])])
     assert [] == [one for one in found if isinstance(one, FirewallElement)]
 
 
 def test_ipv6_is_switched_on_where_it_is_used() -> None:
     """Per interface, and only with an IPv6 address."""
-    assert not any(isinstance(one, Sysctl) for one in desired.sandbox(HOST, [plug("aa")]))
+    assert not any(isinstance(one, Sysctl) for one in desired.sandbox(facts, [plug("aa")]))
     assert any(
-        isinstance(one, Sysctl) and one.value == "0" for one in desired.sandbox(HOST, [plug("aa", ["fd01::/64"])])
+        isinstance(one, Sysctl) and one.value == "0" for one in desired.sandbox(facts, [plug("aa", ["fd01::/64"])])
     )
 
 
 def test_the_hosts_own_namespace_is_not_touched() -> None:
     """Networks without addresses want nothing; a sandbox of the host's namespace has no base."""
-    assert [] == desired.sandbox(HOST, [plug("aa", [], driver=HostDriver(), namespace="")])
+    assert [] == desired.sandbox(facts, [plug("aa", [], driver=HostDriver(), namespace="")])
     assert [] == list(desired.sandbox_base(SandboxRecord("x", "c1", "", "boot")))
 
 
@@ -140,5 +145,5 @@ def test_overlay_sandboxes_reach_every_subnet_on_link() -> None:
     """All subnets of an overlay are one segment: the other ones are on-link too, those of other families are not."""
     one = plug("aa", ["10.1.0.0/24", "10.2.0.0/24", "fd01::/64"], driver=OverlayDriver())
     only_first = Plug(one.driver, one.network, _with_addresses(one.endpoint, "10.1.0.5/24"))
-    routes = [str(route.destination) for route in desired.sandbox(HOST, [only_first]) if isinstance(route, Route)]
+    routes = [str(route.destination) for route in desired.sandbox(facts, [only_first]) if isinstance(route, Route)]
     assert ["10.2.0.0/24"] == routes

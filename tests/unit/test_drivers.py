@@ -212,7 +212,7 @@ def test_the_kernel_takes_what_drivers_want(driver: Driver) -> None:
 
     view = NetworkView(network(driver, ["10.1.0.0/24", "fd01::/64"]))
     wanted = [*driver.base(HOST, frozenset((4, 6))), *driver.network(HOST, view), Namespace("b" * 12)]
-    wanted += sandbox(HOST, [Plug(driver, view, endpoint())])
+    wanted += sandbox(lambda _: HOST, [Plug(driver, view, endpoint())])
     kernel = FakeKernel()
     for changes in (delta((), wanted), delta(wanted, ())):
         outcomes = kernel.apply(changes, deadline=ManualClock(tick=0.0001).deadline(60))

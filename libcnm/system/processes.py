@@ -1,0 +1,49 @@
+"""Child processes, for whoever starts them in another namespace: :func:`subprocess.run` around a start of one's own.
+
+No shell anywhere: a command is a list of arguments.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from libcnm.errors import Invalid
+
+
+def checked_argv(argv: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """The arguments, or Invalid for a command line in one string, or a shell."""
+    if isinstance(argv, str | bytes) or options.get("shell"):
+        raise Invalid("argv", argv, "is not a list of arguments", hint="there is no shell here: ['ping', '-c1', 'db']")
+    return list(argv)
+
+
+def run(
+    start: Callable[..., subprocess.Popen[Any]],
+    argv: Sequence[str],
+    *,
+    check: bool = False,
+    capture_output: bool = False,
+    timeout: float | None = None,
+    given: bytes | str | None = None,
+    **options: Any,
+) -> subprocess.CompletedProcess[Any]:
+    """What :func:`subprocess.run` does, with ``start(argv, **options)`` for Popen; ``given`` is its ``input``.
+
+    Waits, collects, and kills the process on a time-out or any exception.
+    """
+    if capture_output:
+        options["stdout"] = options["stderr"] = subprocess.PIPE
+    if given is not None:
+        options["stdin"] = subprocess.PIPE
+    with start(argv, **options) as process:
+        try:
+            out, err = process.communicate(given, timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    done = subprocess.CompletedProcess(list(argv), process.returncode, out, err)
+    if check:
+        done.check_returncode()
+    return done
