@@ -200,8 +200,7 @@ class Watched(RuleBasedStateMachine):
             machine.kernel.sweep()
             _same(_lines(self.pristine[name]), _lines(machine.kernel.snapshot()), f"the kernel of {name}")
             _same([], [key for key in machine.stored_keys() if not key.startswith(_RESIDUE)], f"the store of {name}")
-            left = [one for one in _files(machine) if not one.endswith("/run/installation")]
-            _same([], left, f"the files of {name}")
+            _same([], _files(machine), f"the files of {name}")
         _same([], [key for key in self.world.stored_keys() if not key.startswith(_RESIDUE)], "the cluster's store")
 
 
@@ -237,5 +236,10 @@ def _peers(kernel: FakeKernel) -> set[tuple[str, str]]:
 
 
 def _files(host: FakeHost) -> list[str]:
-    """What is left below the host's folders, but for empty folders and locks."""
-    return [os.path.join(root, name) for root, _, names in os.walk(host.paths.run_dir) for name in names]
+    """What is left below the run folder, but for empty folders and the note whose folder it is."""
+    return [
+        os.path.join(root, name)
+        for root, _, names in os.walk(host.paths.run_dir)
+        for name in names
+        if name != "installation"
+    ]
