@@ -15,12 +15,11 @@ import os
 import shutil
 import socket
 import statistics
-import struct
 import sys
 import tempfile
 import time
 
-from attach_floor import Bench, resources, within
+from attach_floor import Bench, echo, quiet, resources, within
 
 from libcnm.controller.controller import Controller
 from libcnm.controller.doors import Doors, Paths, open_doors
@@ -67,14 +66,20 @@ class Attach:
 
     def attach(self) -> Sandbox:
         """The three verbs."""
+        return self.joined(self.made())
+
+    def made(self) -> Sandbox:
+        """The first of them."""
         self.number += 1
+        return self.cnm.create_sandbox(f"c{self.number}")
+
+    def joined(self, sandbox: Sandbox) -> Sandbox:
+        """The other two."""
         began = time.perf_counter()
-        sandbox = self.cnm.create_sandbox(f"c{self.number}")
-        made = time.perf_counter()
         endpoint = self.network.create_endpoint(f"e{self.number}")
         named = time.perf_counter()
         endpoint.join(sandbox)
-        self.parts.append((made - began, named - made, time.perf_counter() - named))
+        self.parts.append((named - began, time.perf_counter() - named))
         return sandbox
 
     def commits_in_one(self) -> int:
@@ -92,29 +97,28 @@ class Attach:
             self.attach()
 
     def timed(self, bench: Bench) -> tuple[float, float]:
-        """Milliseconds for the verbs, and for those, the name and the echo."""
+        """Milliseconds for the verbs, and for those, the name and the echo.
+
+        The sockets to ask with are opened in between, off the clock: so the name is asked for at once after the join.
+        """
+        quiet()
         began = time.perf_counter()
-        sandbox = self.attach()
-        attached = time.perf_counter()
+        sandbox = self.made()
+        made = time.perf_counter() - began
         with (
             self.doors.kernel.open_socket(os.path.basename(sandbox.path), socket.AF_INET, socket.SOCK_DGRAM) as asking,
             bench.echo_socket(sandbox.path) as pinging,
         ):
-            opened = time.perf_counter()
+            began = time.perf_counter()
+            self.joined(sandbox)
+            attached = time.perf_counter()
             ask(asking, f"e{self.number}")
+            answered = time.perf_counter()
             echo(pinging, GATEWAY)
             ended = time.perf_counter()
+        self.parts[-1] = (made, *self.parts[-1], answered - attached, ended - answered)
         sandbox.delete()
-        return (attached - began) * 1e3, (attached - began + ended - opened) * 1e3
-
-
-def echo(sock: socket.socket, gateway: str) -> None:
-    """One ICMP echo, awaited."""
-    header = struct.pack("!BBHHH", 8, 0, 0, 1, 1)
-    total = sum(struct.unpack("!4H", header))
-    sock.sendto(struct.pack("!BBHHH", 8, 0, ~(total + (total >> 16)) & 0xFFFF, 1, 1), (gateway, 0))
-    while sock.recv(256)[20] != 0:
-        pass
+        return (made + attached - began) * 1e3, (made + ended - began) * 1e3
 
 
 def ask(sock: socket.socket, name: str) -> None:
@@ -162,11 +166,15 @@ def main() -> None:
                 found = []
                 for _ in range(rounds):
                     sample = bench.round()
+                    whole.timed(bench)
                     sample["attach"] = whole.timed(bench)
                     found.append(sample)
+                parts = [statistics.median(part) * 1e3 for part in zip(*whole.parts, strict=True)]
                 ratios.append(table(size, found, whole.commits_in_one()))
-                verbs = [statistics.median(part) * 1e3 for part in zip(*whole.parts, strict=True)]
-                print("  of which create_sandbox {:.2f}, create_endpoint {:.2f}, join {:.2f}".format(*verbs))
+                print(
+                    "  of which create_sandbox {:.2f}, create_endpoint {:.2f}, join {:.2f}, name {:.2f},"
+                    " echo {:.2f}".format(*parts)
+                )
             few, many = (f"{ratio:.2f} at {size}" for ratio, size in zip(ratios, SIZES, strict=True))
             print(f"\nattach / floor: {few}, {many}; must be at most 3, and not grow")
             for sandbox in whole.cnm.sandboxes():

@@ -27,6 +27,8 @@ KNOWN_LEFTOVERS = HERE / "known_leftovers.txt"
 WATCHED = ("/run/libcnm*/**", "/run/netns/**", "/var/lib/libcnm*/**")
 PATIENCE = 5.0  # seconds for detached processes to notice that their work is over
 NEEDS_NAMESPACES = ("kernel", "cluster")
+PROGRAMS = {"ip": "iproute2", "ping": "iputils-ping", "nft": "nftables", "setpriv": "util-linux"}
+"""What those tests run throughout, and the Debian package of each: nothing can install it for an ordinary user."""
 OUTER_UID = os.geteuid()  # asked before namespaces make everybody root
 MEMORY = 4 << 30  # bytes; a test that runs away gets a MemoryError instead of the whole machine
 SKIPS_ARE_FAILURES = os.environ.get("CI") == "true" and OUTER_UID == 0
@@ -58,7 +60,7 @@ class WholeSession:
 
     def __init__(self) -> None:
         os.environ[SESSION_MARK] = f"{os.getpid()}-{time.monotonic_ns()}"
-        self.no_namespaces = self._move_away()
+        self.no_kernel = self._move_away() or self._missing_programs()
         self.outer_temporary, self.temporary = self._separate_temporary_files()
         self.before: Snapshot | None = None
         self.left_behind = Difference((), ())
@@ -72,6 +74,12 @@ class WholeSession:
         except CnmError as error:
             return str(error)
         return None
+
+    @staticmethod
+    def _missing_programs() -> str | None:
+        missing = [f"`{name}` (Debian package {package})" for name, package in PROGRAMS.items()
+                   if shutil.which(name) is None]  # fmt: skip
+        return f"no {', '.join(missing)} on this machine" if missing else None
 
     @staticmethod
     def _separate_temporary_files() -> tuple[str, str]:
@@ -94,8 +102,8 @@ class WholeSession:
             folder = item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
             if folder in NEEDS_NAMESPACES:
                 item.add_marker(folder)
-            if self.no_namespaces and any(map(item.get_closest_marker, NEEDS_NAMESPACES)):
-                item.add_marker(pytest.mark.skip(reason=self.no_namespaces))
+            if self.no_kernel and any(map(item.get_closest_marker, NEEDS_NAMESPACES)):
+                item.add_marker(pytest.mark.skip(reason=self.no_kernel))
 
     def pytest_collection_finish(self) -> None:
         """All imports are done and no test has run: what is here now was not left by a test."""

@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12", "3.13")
 PYENV = os.path.join(os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv")), "versions")
 STAMP = "libcnm-stamp.json"
+LOCK = ".bootstrap.lock"
+CACHES = (".check", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache", ".hypothesis")
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,19 @@ def find_interpreter(version: str) -> Interpreter | None:
     return found[0] if found else None
 
 
+def find_oldest_interpreter(wanted: Sequence[str] = PYTHONS) -> Interpreter:
+    """The oldest of the supported Pythons that is here: enough for those who only use libcnm."""
+    for version in wanted:
+        interpreter = find_interpreter(version)
+        if interpreter is not None:
+            return interpreter
+    raise _no_interpreter(wanted)
+
+
+def _no_interpreter(wanted: Sequence[str]) -> Stop:
+    return Stop(f"none of Python {', '.join(wanted)} found; on Debian: apt-get install python3 python3-venv")
+
+
 def find_interpreters(wanted: Sequence[str] = PYTHONS) -> list[Interpreter]:
     """Those of the supported Pythons that are here, oldest first; the absent ones are named.
 
@@ -132,7 +147,7 @@ def find_interpreters(wanted: Sequence[str] = PYTHONS) -> list[Interpreter]:
         say(f"bootstrap: no Python {', '.join(absent)} on PATH or in pyenv: its tests are skipped")
     here = [interpreter for interpreter in found.values() if interpreter is not None]
     if not here:
-        raise Stop(f"none of Python {', '.join(wanted)} found; on Debian: apt-get install python3 python3-venv")
+        raise _no_interpreter(wanted)
     return here
 
 
@@ -197,7 +212,7 @@ def _is_current(environment: Environment, stamp: dict[str, object], *, dev: bool
     except (OSError, ValueError):
         return False
     with_enough = found.pop("dev", False) or not dev
-    return bool(found == stamp and with_enough and environment.python.exists())
+    return bool(found == stamp and with_enough and os.access(environment.python, os.X_OK))
 
 
 def _run_pip(environment: Environment, arguments: Sequence[str]) -> None:
@@ -220,25 +235,47 @@ def _make(interpreter: Interpreter, environment: Environment, *, dev: bool) -> N
     if existing is None or existing.path != interpreter.path or not (environment.path / STAMP).exists():
         _ensure_ensurepip(interpreter)
         shutil.rmtree(environment.path, ignore_errors=True)
-        subprocess.run([interpreter.path, "-m", "venv", environment.path], check=True, stdin=subprocess.DEVNULL)
+        made = subprocess.run(
+            [interpreter.path, "-m", "venv", environment.path],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            raise Stop(f"{interpreter.path} -m venv {environment.path.name} failed:\n{made.stdout}{made.stderr}")
     wanted = ["-e", ".[cli,testing]", *tools] if dev else ["-e", ".[cli]"]
     _run_pip(environment, ["install", "--upgrade", *wanted])
     (environment.path / STAMP).write_text(json.dumps({**stamp, "dev": dev}), encoding="utf-8")
 
 
+def _refuse_what_is_not_ours(*, dev: bool) -> None:
+    """What another user has made in this clone, mostly root, stops us or the tools later: say so before we try."""
+    if not os.access(ROOT, os.W_OK):
+        raise Stop(f"{ROOT} is not writable for uid {os.geteuid()}; make a clone that is yours")
+    folders = [folder for name in CACHES if dev for folder, _, _ in os.walk(ROOT / name)]
+    for path in (ROOT / LOCK, *ROOT.glob(".venv*"), *map(Path, folders)):
+        if path.exists() and not os.access(path, os.W_OK):
+            owner = path.stat().st_uid
+            maker = "root" if owner == 0 else f"uid {owner}"
+            name = path.relative_to(ROOT)
+            raise Stop(f"{name} was made by {maker}, and you are uid {os.geteuid()}; as {maker}, once: make clean")
+
+
 @contextmanager
 def _alone() -> Iterator[None]:
     """One bootstrap at a time: two `make` side by side would tear at the same environment."""
-    with (ROOT / ".bootstrap.lock").open("w", encoding="utf-8") as lock:
+    with (ROOT / LOCK).open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def bootstrap(*, dev: bool) -> list[Environment]:
     """Make everything ready and say where it is, oldest Python first. The oldest lives in ``.venv``."""
+    _refuse_what_is_not_ours(dev=dev)
     with _alone():
         ensure_commands(FOR_TESTS if dev else FOR_USE)
-        interpreters = find_interpreters() if dev else find_interpreters()[:1]
+        interpreters = find_interpreters() if dev else [find_oldest_interpreter()]
         folders = [".venv", *(f".venv-{interpreter.version}" for interpreter in interpreters[1:])]
         environments = [
             Environment(interpreter.version, ROOT / folder)

@@ -23,13 +23,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from bootstrap import ROOT, Environment, Stop, bootstrap, search_path
+from bootstrap import CACHES, LOCK, ROOT, Environment, Stop, bootstrap, search_path
 
 LIMIT = 900.0  # seconds for one check; a hang must end with its output, well before CI's own limit
 NEWS = 60.0  # seconds of silence after which we say what is still running
 AT_ONCE = 3
 PORTABLE = ("unit", "conformance", "simulation")  # run on every Python; the other tiers on the oldest and the newest
-MADE_HERE = (".check", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".import_linter_cache", ".hypothesis")
 CLOSING_LINE = re.compile(r"^=*\s*((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s.*?=*$|^=*\s*no tests ran in .*$")
 
 
@@ -239,15 +238,19 @@ def soak() -> int:
 
 def clean() -> int:
     """Remove what the other words made: environments, caches, logs."""
-    for path in [*ROOT.glob(".venv*"), *(ROOT / name for name in MADE_HERE), *ROOT.glob("*.egg-info")]:
-        shutil.rmtree(path, ignore_errors=True)
-    for path in (
-        path for name in ("libcnm", "tests", "tools", "examples", "bench") for path in (ROOT / name).rglob("*")
-    ):
-        if path.name == "__pycache__":
+    made = [*ROOT.glob(".venv*"), *(ROOT / name for name in CACHES), *ROOT.glob("*.egg-info"), ROOT / LOCK]
+    for name in ("libcnm", "tests", "tools", "examples", "bench"):
+        made += (ROOT / name).rglob("__pycache__")
+    for path in made:
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-    (ROOT / ".bootstrap.lock").unlink(missing_ok=True)
-    return 0
+        else:
+            with suppress(FileNotFoundError, PermissionError):
+                path.unlink()
+    left = [str(path.relative_to(ROOT)) for path in made if path.exists()]
+    if left:
+        say(f"not removed, another user (root?) has made it: {', '.join(left)}")
+    return 1 if left else 0
 
 
 def show_help() -> int:

@@ -7,6 +7,7 @@ staged.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ PROGRAMS: Final = {
     "ip": "iproute2", "bridge": "iproute2", "ping": "iputils-ping", "nft": "nftables", "nsenter": "util-linux"
 }  # fmt: skip
 """What the demo runs beside `cnm`, and the Debian package of each."""
+ARTEFACTS: Final = ("capture.pcap", "topology.mmd", "topology.svg")
 PING: Final = ("ping", "-c", "1", "-W", "2")
 
 
@@ -33,10 +35,7 @@ def demo(out: str) -> int:
     """Tell it; 0, or 1 when a step failed. Artefacts go to the folder ``out``."""
     _check_programs()
     ensure_privileges()
-    try:
-        os.makedirs(out, exist_ok=True)
-    except OSError as error:
-        raise Unavailable(out, error.strerror or str(error)) from None
+    _make_folder(out)
     clock = SystemClock()
     began = clock.monotonic()
     with Transcript(len(_Story.STEPS)) as told:
@@ -49,6 +48,18 @@ def demo(out: str) -> int:
         seconds = clock.monotonic() - began
         told.end(f"All of it was real, took {seconds:.1f} s, and is gone again. What stays: {', '.join(_left(out))}")
     return 0
+
+
+def _make_folder(out: str) -> None:
+    """Where the artefacts go; refused now, not in the seventh step, if another user's demo has left its own there."""
+    try:
+        os.makedirs(out, exist_ok=True)
+        for path in (out, *(os.path.join(out, name) for name in ARTEFACTS)):
+            if os.path.lexists(path) and not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    except OSError as error:
+        hint = "with --out DIR the artefacts go elsewhere"
+        raise Unavailable(str(error.filename or out), error.strerror or str(error), hint=hint) from None
 
 
 def _left(out: str) -> list[str]:

@@ -23,7 +23,7 @@ from libcnm.cli.networks import network
 from libcnm.cli.services import service
 from libcnm.cli.session import JSON_OPTION, Session
 from libcnm.cli.whole import doctor, topology
-from libcnm.errors import CnmError
+from libcnm.errors import CnmError, KernelError, NotSupported, Unavailable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -85,6 +85,7 @@ def run(words: list[str]) -> int:
     try:
         status = cnm.main(words, prog_name="cnm", obj=session, standalone_mode=False)
     except CnmError as error:
+        _blame_privilege(error)
         _report(session, error.message, error.hint, error.as_dict())
         return error.exit_code
     except click.ClickException as error:
@@ -96,6 +97,14 @@ def run(words: list[str]) -> int:
         sys.stdout = None  # whoever read has gone; nothing is left to be flushed at the end
         return 141
     return status if isinstance(status, int) else 0
+
+
+def _blame_privilege(error: CnmError) -> None:
+    """To an ordinary user say what all of its refusals have in common, where an error has no advice of its own."""
+    from libcnm.system.userns import rules_its_network
+
+    if error.hint is None and isinstance(error, Unavailable | KernelError | NotSupported) and not rules_its_network():
+        error.hint = "cnm changes this machine's network, which takes root; without, there is `cnm lab shell`"
 
 
 def _usage(session: Session, error: click.ClickException) -> None:

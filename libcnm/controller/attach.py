@@ -17,13 +17,14 @@ from libcnm.controller import desired, port_claims, sandbox_files
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.desired import Plug
-from libcnm.controller.repository import Repository, Stored, drop, outcome_unknown, put, retrying
+from libcnm.controller.repository import Repository, Stored, drop, optimistic, outcome_unknown, put, retrying
 from libcnm.errors import CnmError, Forbidden, InUse, Invalid
 from libcnm.kv.base import Transaction
 from libcnm.model import keys
 from libcnm.model.addresses import overlaps
 from libcnm.model.deadline import Deadline
-from libcnm.model.records import Attachment, EndpointRecord, Intent, NameClaim, NetworkRecord, Presence, SandboxRecord
+from libcnm.model.ids import short
+from libcnm.model.records import Attachment, EndpointRecord, Intent, LedgerLine, NetworkRecord, Presence, SandboxRecord
 from libcnm.model.resource import Resource
 
 
@@ -63,16 +64,18 @@ def join(
     """Attach an endpoint to a sandbox of this host; the record as committed, when names and peers know of it."""
     if not isinstance(priority, int) or abs(priority) > 1_000_000:
         raise Invalid("priority", priority, "is not an integer of at most a million")
-    driver = context.registry.driver(network.driver)
-    with context.doors.locks.acquire_all(_locks(driver, network, endpoint.id, sandbox.id), deadline=deadline):
+    driver = context.driver(network)
+    with context.doors.locks.acquire_all(_locks(driver, network, endpoint, sandbox.id), deadline=deadline):
         if request_id:
             known = context.endpoint(network.scope, network.id, endpoint.id, deadline).record
             if known.attachment is not None and known.attachment.request_id == request_id:
                 return known
-        work = retrying(
+        work = optimistic(
             deadline,
             f"joining endpoint {endpoint.name!r}",
-            lambda: _prepare(context, driver, network, endpoint, sandbox, priority, request_id, deadline),
+            lambda careful: _prepare(
+                context, driver, network, endpoint, sandbox, priority, request_id, deadline, careful=careful
+            ),
         )
         made = False
         try:
@@ -85,14 +88,21 @@ def join(
             if not outcome_unknown(error):
                 _undo(context, work, made=made)
             raise
-    context.follower.announce(deadline)
+        try:
+            _make_known(context, network, sandbox.id, deadline)
+        except CnmError:
+            _take_back(context, driver, network, record)  # attached, but without names: not what was asked for
+            raise
     return record
 
 
-def _locks(driver: Driver, network: NetworkRecord, endpoint_id: str, sandbox_id: str) -> tuple[tuple[str, bool], ...]:
-    # Joins to one network run side by side, unless they bring it to the host or take it away.
-    shared = driver.capabilities.presence == "created"
-    return ((network.id, shared), (endpoint_id, False), (sandbox_id, False))
+def _locks(
+    driver: Driver, network: NetworkRecord, endpoint: EndpointRecord, sandbox_id: str
+) -> tuple[tuple[str, bool], ...]:
+    # Joins to one network run side by side, unless they bring it to the host or take it away, or publish: what that
+    # needs of the network (a sysctl of its bridge) is shared with its other endpoints.
+    shared = driver.capabilities.presence == "created" and not endpoint.ports
+    return ((network.id, shared), (endpoint.id, False), (short(sandbox_id), False))
 
 
 # -- join, step by step ----------------------------------------------------------------------------------------------
@@ -108,12 +118,15 @@ def _prepare(
     priority: int,
     request_id: str,
     deadline: Deadline,
+    *,
+    careful: bool,
 ) -> _Join:
-    """Read, check, and record the attachment as preparing, with the intent."""
+    """Read (or remember, unless ``careful``), check, and record the attachment as preparing, with the intent."""
     repository = context.repository(network.scope)
-    stored_network = context.network(network.scope, network.id, deadline)
-    stored = context.endpoint(network.scope, network.id, endpoint.id, deadline)
-    place = context.sandbox(sandbox.id, deadline).record
+    stored_network = context.network(network.scope, network.id, deadline, remembered=not careful)
+    stored = context.endpoint(network.scope, network.id, endpoint.id, deadline, remembered=not careful)
+    stored_sandbox = context.sandbox(sandbox.id, deadline, remembered=not careful)
+    place = stored_sandbox.record
     others = tuple(context.plugs(sandbox.id, deadline))
     _check(driver, stored_network.record, stored.record, place, others)
     operation = context.new_operation()
@@ -134,7 +147,7 @@ def _prepare(
     )
     record = attrs.evolve(stored.record, attachment=attachment)
     intent = _intent(context, "join", network, endpoint.id, attachment)
-    here = context.begin(intent) + put(_ledger(network, record), NameClaim(record.id, operation))
+    here = stored_sandbox.same + context.begin(intent) + ledger_line(network, record)
     here += port_claims.claim(context, record, attachment.ports, deadline)
     if presence is not None:
         here += put(keys.presence(network.id), presence)
@@ -163,10 +176,6 @@ def _check(
     others: Iterable[Plug],
 ) -> None:
     """Libnetwork's order: the sandbox, then whether the endpoint is free, then whether the two fit."""
-    if sandbox.state != "ready":
-        raise Forbidden(
-            f"sandbox {sandbox.container_id!r} is {sandbox.state}", hint="use another, or wait until it is ready"
-        )
     held = endpoint.attachment
     if held is not None:
         raise InUse(
@@ -215,7 +224,7 @@ def _intent(context: Context, verb: str, network: NetworkRecord, endpoint_id: st
         operation=attachment.operation,
         verb=verb,
         scope=network.scope,
-        locks=(network.id, endpoint_id, attachment.sandbox_id),
+        locks=(network.id, endpoint_id, short(attachment.sandbox_id)),
         network_id=network.id,
         endpoint_id=endpoint_id,
         sandbox_id=attachment.sandbox_id,
@@ -223,6 +232,12 @@ def _intent(context: Context, verb: str, network: NetworkRecord, endpoint_id: st
         started=round(context.doors.clock.wall(), 3),
         boot_id=context.doors.kernel.boot_id,
     )
+
+
+def ledger_line(network: NetworkRecord, record: EndpointRecord) -> Transaction:
+    """This host's own note of an attachment; whoever changes the attachment writes it with that."""
+    known = LedgerLine(network, record) if network.scope == "global" else LedgerLine()
+    return put(_ledger(network, record), known)
 
 
 def _ledger(network: NetworkRecord, record: EndpointRecord) -> str:
@@ -244,9 +259,7 @@ def _difference(context: Context, work: _Join, deadline: Deadline) -> tuple[list
         # Peers are the resident's business, but a network that has just been made needs them before others learn of its
         # first endpoint: their first packet would else wait for an answer that nobody here knows.
         for stored in work.repository.endpoints(work.network.record.id, deadline):
-            place = stored.record.attachment
-            if place is not None and place.state == "ready" and place.host != context.host_name:
-                after.extend(work.driver.peer(facts, work.network, stored.record))
+            after.extend(context.peer_rows(work.driver, work.network, stored.record))
     return before, desired.unique(after)
 
 
@@ -262,6 +275,7 @@ def _commit(context: Context, work: _Join, deadline: Deadline) -> EndpointRecord
         context.local.commit(theirs + cleared, deadline, durable=False)
     else:
         work.repository.commit(theirs, deadline)
+        cleared += ledger_line(work.network.record, ready)
         context.local.commit(cleared, deadline, durable=False)
     return ready
 
@@ -275,10 +289,20 @@ def _undo(context: Context, work: _Join, *, made: bool) -> None:
         if made:
             finish_leave(context, work.driver, work.network.record, work.endpoint, deadline)
             return
-        release(context, work.network.record, work.endpoint, work.plug.place, deadline)
         sandbox_files.write(context, work.sandbox, work.others)
+        release(context, work.network.record, work.endpoint, work.plug.place, deadline)
     except CnmError as error:
         context.log.warning("join of endpoint %s could not be undone yet: %s", work.endpoint.id[:12], error)
+
+
+def _take_back(context: Context, driver: Driver, network: NetworkRecord, record: EndpointRecord) -> None:
+    deadline = context.doors.clock.deadline(context.settings.timeout)
+    operation = context.new_operation()
+    try:
+        leaving = _withdraw(context, network, record, operation, deadline)
+        finish_leave(context, driver, network, leaving, deadline)
+    except CnmError as error:
+        context.log.warning("join of endpoint %s could not be undone yet: %s", record.id[:12], error)
 
 
 # -- leave -----------------------------------------------------------------------------------------------------------
@@ -297,8 +321,8 @@ def leave(context: Context, network: NetworkRecord, endpoint: EndpointRecord, de
             [f"container {place.container_id} on host {place.host}"],
             hint=f"only host {place.host} can detach it: run this there",
         )
-    driver = context.registry.driver(network.driver)
-    with context.doors.locks.acquire_all(_locks(driver, network, endpoint.id, place.sandbox_id), deadline=deadline):
+    driver = context.driver(network)
+    with context.doors.locks.acquire_all(_locks(driver, network, endpoint, place.sandbox_id), deadline=deadline):
         operation = context.new_operation()
         record = retrying(
             deadline,
@@ -306,7 +330,17 @@ def leave(context: Context, network: NetworkRecord, endpoint: EndpointRecord, de
             lambda: _withdraw(context, network, endpoint, operation, deadline),
         )
         finish_leave(context, driver, network, record, deadline)
-    context.follower.announce(deadline)
+    try:
+        _make_known(context, network, place.sandbox_id, deadline)
+    except CnmError as error:
+        context.log.warning("endpoint %s has left; the resident does not know it yet: %s", endpoint.id[:12], error)
+
+
+def _make_known(context: Context, network: NetworkRecord, sandbox_id: str, deadline: Deadline) -> None:
+    if network.scope == "local":
+        context.follower.tell(sandbox_id, deadline)
+    else:
+        context.follower.announce(deadline)
 
 
 def _withdraw(
@@ -316,6 +350,8 @@ def _withdraw(
     repository = context.repository(network.scope)
     stored = context.endpoint(network.scope, network.id, endpoint.id, deadline)
     place = stored.record.attachment
+    if place is not None and network.scope == "global":
+        place = _own_place(context, endpoint.attachment or place, endpoint.id, deadline)
     if place is None or place.host != context.host_name:
         raise Forbidden(f"endpoint {endpoint.name!r} is attached to no sandbox of this host")
     leaving = attrs.evolve(place, state="leaving", operation=operation)
@@ -324,14 +360,25 @@ def _withdraw(
     if repository is context.local:
         context.local.commit(context.begin(intent) + stored.replace(record), deadline, durable=False)
     else:
-        context.local.commit(context.begin(intent), deadline, durable=False)
+        here = context.begin(intent) + ledger_line(network, record)
+        context.local.commit(here, deadline, durable=False)
         try:
             repository.commit(stored.replace(record), deadline)
         except CnmError as error:
             if not outcome_unknown(error):
-                context.local.commit(drop(keys.intent(operation)), deadline, durable=False)
+                back = drop(keys.intent(operation)) + ledger_line(network, stored.record)
+                context.local.commit(back, deadline, durable=False)
             raise
     return record
+
+
+def _own_place(context: Context, place: Attachment, endpoint_id: str, deadline: Deadline) -> Attachment | None:
+    """The attachment as this host made it: what namespace and interface to take away is no other host's to say."""
+    for line in context.local.ledger(place.sandbox_id, deadline):
+        known = line.record.endpoint
+        if known is not None and known.id == endpoint_id:
+            return known.attachment
+    return None
 
 
 def finish_leave(
@@ -354,10 +401,10 @@ def finish_leave(
     shared = still_published(context, driver, view, record, deadline)
     after = [*desired.sandbox(context.facts, others), *(resource for resource in shared if resource.identity in known)]
     context.engine.carry_out(delta(before, desired.unique(after)), deadline=deadline)
-    release(context, network, record, place, deadline)
     sandbox = context.local.sandbox(place.sandbox_id, deadline)
     if sandbox is not None:
         sandbox_files.write(context, sandbox.record, others)
+    release(context, network, record, place, deadline)
 
 
 def still_published(
@@ -372,7 +419,10 @@ def still_published(
     found: list[Resource] = []
     for stored in context.repository(view.record.scope).endpoints(view.record.id, deadline):
         other = stored.record.attachment
-        if stored.record.id != record.id and other is not None and other.host == context.host_name and other.ports:
+        if stored.record.id == record.id or other is None or other.host != context.host_name or not other.ports:
+            continue
+        ranked = sorted(context.plugs(other.sandbox_id, deadline), key=lambda plug: plug.order)
+        if any(plug.endpoint.id == stored.record.id for plug in desired.publishers(ranked)):
             found.extend(driver.publication(context.facts(driver), view, stored.record))
     return desired.unique(found)
 
@@ -419,7 +469,7 @@ def withdrawn(
     assert place is not None, "it was attached"
     here = drop(keys.intent(operation), _ledger(network, record))
     here += port_claims.release(context, record, place.ports, deadline)
-    driver = context.registry.driver(network.driver)
+    driver = context.driver(network)
     if driver.capabilities.presence == "attached" and not _others_here(context, network, record, deadline):
         found = context.local.presence(network.id, deadline)
         if found is not None and found.record.active:

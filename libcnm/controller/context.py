@@ -23,11 +23,13 @@ from libcnm.controller.engine import Engine
 from libcnm.controller.registry import Registry
 from libcnm.controller.repository import Repository, Stored, create, put, retrying
 from libcnm.controller.settled import SettledStore
+from libcnm.controller.underlay import Underlay
 from libcnm.errors import AlreadyExists, CnmError, Forbidden, Invalid, NotFound, NotSupported
 from libcnm.kernel.firewall import routing_table
 from libcnm.kv.base import Transaction
 from libcnm.model import keys
-from libcnm.model.addresses import IPAddress, parse_address
+from libcnm.model.addresses import IPAddress, check_unicast, parse_address
+from libcnm.model.checks import check_driver_scope, check_member
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_name
 from libcnm.model.records import (
@@ -51,8 +53,11 @@ class Link(Protocol):
     def announce(self, deadline: Deadline) -> None:
         """Records have changed; returns when that has been taken note of."""
 
-    def nudge(self) -> None:
-        """Records have changed, and more will follow at once: take note when convenient. Never waits, never fails."""
+    def introduce(self, sandbox_id: str) -> None:
+        """A sandbox was made, and somebody will soon :meth:`tell` of it. Never waits, never fails."""
+
+    def tell(self, sandbox_id: str, deadline: Deadline) -> None:
+        """What is attached to a sandbox has changed, in the host's own store: names asked for from now on know it."""
 
     def close(self) -> None:
         """Let go; idempotent."""
@@ -64,7 +69,10 @@ class Nobody:
     def announce(self, deadline: Deadline) -> None:
         """Nobody follows."""
 
-    def nudge(self) -> None:
+    def introduce(self, sandbox_id: str) -> None:
+        """Nobody follows."""
+
+    def tell(self, sandbox_id: str, deadline: Deadline) -> None:
         """Nobody follows."""
 
     def close(self) -> None:
@@ -104,6 +112,8 @@ class Settings:
             raise Invalid("resident", resident, "is none of process, thread, inline, off")
         name = check_name(host if host is not None else (platform.node() or "localhost"), "host")
         vtep = None if advertise is None else parse_address(advertise, "advertise")
+        if vtep is not None:
+            check_unicast(vtep, "advertise")
         ips = tuple(parse_address(ip, "default_host_ips") for ip in default_host_ips)
         mode: Literal["process", "thread", "inline", "off"] = resident  # type: ignore[assignment]  # checked above
         return cls(paths, cluster_store, name, vtep, ips, float(timeout), mode, guardian)
@@ -116,8 +126,8 @@ class Context:
         self.settings = settings
         self.doors = doors
         self.registry = registry
-        self.local = Repository(doors.local)
-        self.cluster = None if doors.cluster is None else Repository(SettledStore(doors.cluster))
+        self.local = Repository(doors.local, "local")
+        self.cluster = None if doors.cluster is None else Repository(SettledStore(doors.cluster), "global")
         self.engine = Engine(doors.kernel, doors.clock, self._third_party_doors)
         self.log = log
         self.follower: Link = Nobody()
@@ -128,7 +138,7 @@ class Context:
             self.host_name, tag, f"cnm-{tag}", routing_table(tag), default_host_ips=settings.default_host_ips
         )
         self._claim_run_dir(doors.clock.deadline(settings.timeout))
-        self._facts: HostFacts | None = None
+        self._underlay = Underlay(doors.kernel, doors.clock, settings.advertise, self._overlays_here)
         self._registered = False
         self._lineage = ""
 
@@ -166,21 +176,22 @@ class Context:
             )
         if found is None or found.record.operation != boot_id:
             self.local.commit(put(keys.RUN_DIR, NameClaim(run_dir, boot_id)), deadline, durable=False)
-        if owner is None:
-            files.write(path, self.installation.id + "\n", 0o600)
+        if owner is None and not files.write_new(path, self.installation.id + "\n", 0o600):
+            self._claim_run_dir(deadline)  # somebody was faster: it is ours only if it was one of us
 
     def facts(self, driver: Driver) -> HostFacts:
-        """What drivers may know of this host. The cluster's part is found out when a global driver first asks."""
+        """What drivers may know of this host. The cluster's part is found out when a global driver asks; Invalid when
+        the host has not got the address that it is to advertise.
+        """
         if driver.capabilities.scope == "local":
             return self._local_facts
-        if self._facts is None:
-            kernel = self.doors.kernel
-            vtep = self.settings.advertise
-            if vtep is None:
-                vtep = next(iter(kernel.local_addresses()), None)
-            mtu = 1500 if vtep is None else kernel.mtu_towards(vtep)
-            self._facts = attrs.evolve(self._local_facts, vtep=vtep, underlay_mtu=mtu)
-        return self._facts
+        place = self._underlay.place()
+        return attrs.evolve(self._local_facts, vtep=place.vtep, underlay_mtu=place.mtu)
+
+    def _overlays_here(self) -> bool:
+        """Whether a network of the cluster has been brought to this host and is still here."""
+        found = self.local.presences(self.doors.clock.deadline(self.settings.timeout))
+        return any(one.record.active and one.record.boot_id == self.doors.kernel.boot_id for one in found)
 
     def ipam(self, name: str, scope: Scope) -> IpamDriver:
         """The IPAM of that name for the address space of that scope."""
@@ -257,47 +268,78 @@ class Context:
 
     # -- objects -----------------------------------------------------------------------------------------------------
 
-    def network(self, scope: Scope, network_id: str, deadline: Deadline) -> Stored[NetworkRecord]:
-        """The record, or NotFound."""
-        found = self.repository(scope).network(network_id, deadline)
+    def network(
+        self, scope: Scope, network_id: str, deadline: Deadline, *, remembered: bool = False
+    ) -> Stored[NetworkRecord]:
+        """The record, or NotFound. ``remembered``: see :meth:`Repository.recall`."""
+        repository = self.repository(scope)
+        find = repository.recall if remembered else repository.read
+        found = find(NetworkRecord, keys.network(network_id), deadline)
         if found is None or found.record.state == "preparing":
             raise NotFound("network", network_id[:12])
         return found
 
-    def endpoint(self, scope: Scope, network_id: str, endpoint_id: str, deadline: Deadline) -> Stored[EndpointRecord]:
-        """The record, or NotFound."""
-        found = self.repository(scope).endpoint(network_id, endpoint_id, deadline)
+    def endpoint(
+        self, scope: Scope, network_id: str, endpoint_id: str, deadline: Deadline, *, remembered: bool = False
+    ) -> Stored[EndpointRecord]:
+        """The record, or NotFound. ``remembered``: see :meth:`Repository.recall`."""
+        repository = self.repository(scope)
+        find = repository.recall if remembered else repository.read
+        found = find(EndpointRecord, keys.endpoint(network_id, endpoint_id), deadline)
         if found is None:
             raise NotFound("endpoint", endpoint_id[:12])
         return found
 
-    def sandbox(self, sandbox_id: str, deadline: Deadline) -> Stored[SandboxRecord]:
-        """The record, or NotFound."""
-        found = self.local.sandbox(sandbox_id, deadline)
+    def sandbox(self, sandbox_id: str, deadline: Deadline, *, remembered: bool = False) -> Stored[SandboxRecord]:
+        """The record, or NotFound. ``remembered``: see :meth:`Repository.recall`."""
+        find = self.local.recall if remembered else self.local.read
+        found = find(SandboxRecord, keys.sandbox(sandbox_id), deadline)
         if found is None:
             raise NotFound("sandbox", sandbox_id[:12])
         return found
 
+    def driver(self, record: NetworkRecord) -> Driver:
+        """The driver of a network; Corrupt when the network is not of its scope: no verb has made that one."""
+        found = self.registry.driver(record.driver)
+        check_driver_scope(record, found.capabilities.scope)
+        return found
+
     def view(self, record: NetworkRecord, deadline: Deadline) -> NetworkView:
         """The network as its driver sees it on this host."""
-        if self.registry.driver(record.driver).capabilities.presence == "created":
+        if self.driver(record).capabilities.presence == "created":
             return NetworkView(record)
         found = self.local.presence(record.id, deadline)
         return NetworkView(record, found.record.epoch if found is not None else 1)
 
+    def peer_rows(self, driver: Driver, network: NetworkView, endpoint: EndpointRecord) -> list[Resource]:
+        """What must be here for an endpoint attached on another host; nothing, and a line in the log, for one that
+        cannot be believed or that its driver chokes on: another host's record must not fail a verb of ours.
+        """
+        place = endpoint.attachment
+        if place is None or place.state != "ready" or place.host == self.host_name:
+            return []
+        try:
+            check_member(network.record, endpoint)
+            return list(driver.peer(self.facts(driver), network, endpoint))
+        except Exception as error:  # noqa: BLE001 - a third party's driver, on another host's record
+            log.warning("endpoint %s is left out: %s", endpoint.id[:12], error)
+            return []
+
     def plugs(self, sandbox_id: str, deadline: Deadline) -> list[Plug]:
         """The endpoints attached to a sandbox of this host, those on their way in or out included."""
         found = []
-        for scope, network_id, endpoint_id in self.local.attached(sandbox_id, deadline):
-            repository = self.repository("global" if scope == "global" else "local")
-            endpoint = repository.endpoint(network_id, endpoint_id, deadline)
-            network = repository.network(network_id, deadline)
-            if endpoint is None or network is None:
-                continue
-            place = endpoint.record.attachment
+        for stored in self.local.ledger(sandbox_id, deadline):
+            network, endpoint = stored.record.network, stored.record.endpoint
+            if network is None or endpoint is None:
+                _, _, network_id, endpoint_id = keys.parse_attachment(stored.key)
+                here = self.local.endpoint(network_id, endpoint_id, deadline)
+                of = self.local.network(network_id, deadline)
+                if here is None or of is None:
+                    continue
+                network, endpoint = of.record, here.record
+            place = endpoint.attachment
             if place is not None and place.sandbox_id == sandbox_id and place.host == self.host_name:
-                driver = self.registry.driver(network.record.driver)
-                found.append(Plug(driver, self.view(network.record, deadline), endpoint.record))
+                found.append(Plug(self.driver(network), self.view(network, deadline), endpoint))
         return found
 
     # -- intents -----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from libcnm.controller import networks as network_verbs
 from libcnm.controller import sandboxes as sandbox_verbs
@@ -13,7 +13,7 @@ from libcnm.controller.context import Context, Settings
 from libcnm.controller.doors import Doors, Paths, open_doors
 from libcnm.controller.network import Network
 from libcnm.controller.networks import NetworkSpec
-from libcnm.controller.recovery import forget_earlier_boots, recover
+from libcnm.controller.recovery import after_recovery, forget_earlier_boots, recover
 from libcnm.controller.registry import Registry
 from libcnm.controller.repository import find
 from libcnm.controller.resident_link import announcer
@@ -28,6 +28,8 @@ from libcnm.model.records import NetworkRecord, SandboxRecord
 if TYPE_CHECKING:
     from libcnm.controller.reconcile import Difference
     from libcnm.controller.topology import Topology
+
+_ENSURE_PAUSE_SECONDS: Final = 0.01
 
 
 class Controller:
@@ -129,7 +131,11 @@ class Controller:
         """
         spec = NetworkSpec.checked(name, driver, subnets, ipam_driver, internal, options, labels)
         with self._calls.verb(timeout, request_id) as call:
-            record = network_verbs.create_network(call.context, spec, call.deadline, call.request_id)
+            record = after_recovery(
+                call.context,
+                call.deadline,
+                lambda: network_verbs.create_network(call.context, spec, call.deadline, call.request_id),
+            )
         return Network(self._calls, record)
 
     def ensure_network(
@@ -162,11 +168,18 @@ class Controller:
                         raise AlreadyExists("network", name, holder=known[0].id[:12], differences=differing)
                     return Network(self._calls, known[0])
                 try:
-                    return Network(self._calls, network_verbs.create_network(call.context, spec, call.deadline))
+                    record = after_recovery(
+                        call.context,
+                        call.deadline,
+                        lambda: network_verbs.create_network(call.context, spec, call.deadline),
+                    )
+                    return Network(self._calls, record)
                 except AlreadyExists as error:
                     if error.kind != "network":
                         raise
-                    call.deadline.check(f"network {name!r}")
+                # Somebody is making it at this moment.
+                call.deadline.check(f"network {name!r}")
+                call.context.doors.clock.pause(_ENSURE_PAUSE_SECONDS)
 
     def network(self, ref: str, *, timeout: float | None = None) -> Network:
         """The network with that name, id, or unambiguous id prefix. Raises NotFound, Ambiguous (listing them)."""
@@ -242,9 +255,7 @@ class Controller:
         """All sandboxes of this host, by container id."""
         with self._calls.verb(timeout) as call:
             records = [stored.record for stored in call.context.local.sandboxes(call.deadline)]
-        return [
-            Sandbox(self._calls, record) for record in sorted(records, key=_container_id) if record.state == "ready"
-        ]
+        return [Sandbox(self._calls, record) for record in sorted(records, key=_container_id)]
 
     # -- the whole host ----------------------------------------------------------------------------------------------
 

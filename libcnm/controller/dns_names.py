@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from libcnm.contracts.resolver import Resolver
 from libcnm.controller.follower import Names
+from libcnm.dns.loop import never
 from libcnm.dns.server import ResolverServer
 from libcnm.dns.view import RESOLVER_ADDRESS, RESOLVER_PORT, SandboxView
 from libcnm.errors import CnmError
@@ -24,12 +26,19 @@ _KINDS: Final = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
 class DnsNames(Names):
     """One names server for all sandboxes of the host."""
 
-    def __init__(self, kernel: Kernel, clock: Clock, entropy: Entropy, backends: tuple[Resolver, ...] = ()) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        clock: Clock,
+        entropy: Entropy,
+        backends: tuple[Resolver, ...] = (),
+        behind: Callable[[], bool] = never,
+    ) -> None:
         self._kernel = kernel
         self._namespaces: dict[str, str] = {}
         self._bound: dict[str, NamespaceId | None] = {}
         self.server = ResolverServer(
-            now=clock.monotonic, below=entropy.below, open_socket=self._open_upstream, backends=backends
+            now=clock.monotonic, below=entropy.below, open_socket=self._open_upstream, backends=backends, behind=behind
         )
 
     def start(self) -> None:
@@ -62,6 +71,10 @@ class DnsNames(Names):
         if self._bound.pop(sandbox_id, None) is not None:
             self.server.detach(sandbox_id)
         self._namespaces.pop(sandbox_id, None)
+
+    def caught_up(self) -> None:
+        """What was told has been shown: answers that wait for it may go out."""
+        self.server.caught_up()
 
     def close(self) -> None:
         """Stop answering."""

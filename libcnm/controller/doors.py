@@ -43,9 +43,14 @@ class Paths:
         """Where the resident listens."""
         return os.path.join(self.run_dir, "resident.sock")
 
+    @property
+    def sandboxes(self) -> str:
+        """Where the sandboxes' folders are."""
+        return os.path.join(self.run_dir, "sandboxes")
+
     def sandbox(self, sandbox_id: str) -> str:
         """A sandbox's folder, with ``hosts``, ``resolv.conf`` and ``hostname``."""
-        return os.path.join(self.run_dir, "sandboxes", sandbox_id[:12])
+        return os.path.join(self.sandboxes, sandbox_id[:12])
 
     @classmethod
     def checked(cls, state_dir: str, run_dir: str) -> Paths:
@@ -92,9 +97,9 @@ def open_doors(paths: Paths, cluster_store: str | None, *, home: Home | None = N
     from libcnm.kv.sqlite import SQLiteStore
 
     files = Files()
-    files.make_folder(paths.state_dir)
     files.make_folder(paths.run_dir, 0o755)
-    files.make_folder(os.path.join(paths.run_dir, "sandboxes"), 0o755)
+    files.make_folder(paths.sandboxes, 0o755)
+    files.make_folder(paths.state_dir)
     local = SQLiteStore(paths.database)
     cluster = None if cluster_store is None else open_store(cluster_store)
     return Doors(LinuxKernel(paths.run_dir, home=home), local, Locks(paths.locks), files, cluster)

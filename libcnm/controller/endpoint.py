@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from libcnm.controller import attach
 from libcnm.controller import endpoints as endpoint_verbs
 from libcnm.controller.handles import SandboxHandle, own_record
+from libcnm.controller.recovery import after_recovery
 from libcnm.errors import Forbidden
 from libcnm.model.addresses import IPInterface
 from libcnm.model.ports import Port
@@ -106,14 +107,18 @@ class Endpoint:
         """
         record = own_record(sandbox, self._calls)
         with self._calls.verb(timeout, request_id) as call:
-            self._record = attach.join(
+            self._record = after_recovery(
                 call.context,
-                self._network,
-                self._record,
-                record,
                 call.deadline,
-                priority=priority,
-                request_id=call.request_id or "",
+                lambda: attach.join(
+                    call.context,
+                    self._network,
+                    self._record,
+                    record,
+                    call.deadline,
+                    priority=priority,
+                    request_id=call.request_id or "",
+                ),
             )
         return self
 

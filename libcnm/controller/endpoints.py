@@ -80,7 +80,7 @@ def create_endpoint(
     context: Context, network: NetworkRecord, spec: EndpointSpec, deadline: Deadline, request_id: str | None = None
 ) -> EndpointRecord:
     """Create an endpoint; the record as committed."""
-    driver = context.registry.driver(network.driver)
+    driver = context.driver(network)
     repository = context.repository(network.scope)
     _check(driver, network, spec)
     draft = EndpointRecord(
@@ -102,9 +102,9 @@ def create_endpoint(
         known = repository.endpoint(network.id, draft.id, deadline) if request_id is not None else None
         if known is not None:
             return known.record
-        stored = _open_network(repository, network, deadline)
-        # Optimistic: the claims are compared anyway; only who lost looks who has them.
+        # Optimistic: the network and the claims are compared anyway; only who lost looks why.
         number = next(attempts)
+        stored = _open_network(repository, network, deadline, remembered=number == 0)
         if number:
             _refuse_taken_name(repository, network, spec, deadline)
         try:
@@ -144,13 +144,26 @@ def _check(driver: Driver, network: NetworkRecord, spec: EndpointSpec) -> None:
             if not any(address in subnet for subnet in network.subnets if subnet.version == address.version):
                 listed = ", ".join(map(str, network.subnets))
                 raise Invalid("address", str(address), f"is in none of the network's subnets ({listed})")
+        if spec.ports and not driver.gateways(network):
+            why = "is internal" if network.internal else f"of driver {driver.name!r} has no way out"
+            raise Invalid(
+                "ports",
+                [str(port) for port in spec.ports],
+                f"cannot be published: network {network.name!r} {why}",
+                hint="publish from an endpoint on a bridge network in the same sandbox",
+            )
         return
     for field, value in (("address", spec.addresses), ("mac", spec.mac), ("ports", spec.ports)):
         if value:
             raise Invalid(field, str(value), f"means nothing on a network of driver {driver.name!r}")
 
 
-def _open_network(repository: Repository, network: NetworkRecord, deadline: Deadline) -> Stored[NetworkRecord]:
+def _open_network(
+    repository: Repository, network: NetworkRecord, deadline: Deadline, *, remembered: bool
+) -> Stored[NetworkRecord]:
+    known = repository.recall(NetworkRecord, keys.network(network.id), deadline) if remembered else None
+    if known is not None and known.record.state == "ready":
+        return known
     stored = repository.network(network.id, deadline)
     if stored is None or stored.record.state == "preparing":
         raise NotFound("network", network.name)

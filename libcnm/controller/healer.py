@@ -15,6 +15,7 @@ from libcnm.controller.context import Context
 from libcnm.controller.reconcile import heal
 from libcnm.controller.recovery import recover
 from libcnm.errors import CnmError
+from libcnm.system.processes import be_patient
 
 log = logging.getLogger("libcnm.healer")
 
@@ -70,6 +71,7 @@ class Healer:
         self._sweep.set()
 
     def _listen(self) -> None:
+        be_patient()
         while not self._stopping.is_set():
             try:
                 events = self._events.next(_TURN_SECONDS)
@@ -82,6 +84,7 @@ class Healer:
                 self._alarm.set()
 
     def _work(self) -> None:
+        be_patient()
         clock = self._context.doors.clock
         due = clock.monotonic() + PERIOD_SECONDS
         while not self._stopping.is_set():
@@ -112,5 +115,5 @@ class Healer:
     def _guarded(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except CnmError as error:
+        except Exception as error:  # noqa: BLE001 - the healer must outlive whatever one record or driver does
             log.warning("healing: %s", error)

@@ -105,7 +105,6 @@ def sandbox_as_dict(
         "Dns": list(record.dns),
         "ExtraHosts": dict(record.extra_hosts),
         "Labels": dict(record.labels),
-        "State": record.state,
         "Endpoints": [endpoint_as_dict(network, endpoint) for network, endpoint in plugs],
     }
 

@@ -17,7 +17,7 @@ from libcnm.controller.calls import object_id
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.repository import Repository, Stored, create, drop, outcome_unknown, retrying
-from libcnm.errors import AlreadyExists, CnmError, Exhausted, Forbidden, InUse, Invalid, NotFound
+from libcnm.errors import AlreadyExists, CnmError, Corrupt, Exhausted, Forbidden, InUse, Invalid, NotFound
 from libcnm.kv.base import Absent, Put, Transaction
 from libcnm.model import keys, limits, options
 from libcnm.model.addresses import IPNetwork, Subnet
@@ -79,13 +79,16 @@ def create_network(
     driver.check_network(context.facts(driver), draft)
     repository = context.repository(scope)
     ipam = context.ipam(spec.ipam_driver, scope)
-    known = repository.network(draft.id, deadline) if request_id is not None else None
-    if known is not None and known.record.state == "ready":
-        return known.record
     if driver.capabilities.presence == "attached":
+        known = repository.network(draft.id, deadline) if request_id is not None else None
+        if known is not None:
+            return known.record
         return _claim(context, repository, driver, ipam, spec, attrs.evolve(draft, state="ready"), deadline)
     names = ((host_state.lock_name(driver), False), (draft.id, False))
     with context.doors.locks.acquire_all(names, deadline=deadline):
+        known = repository.network(draft.id, deadline) if request_id is not None else None
+        if known is not None and known.record.state == "ready":
+            return known.record
         # Everything that is there already is there on purpose: only what this network adds is the verb's business.
         before = host_state.base(context, driver, deadline)
         record = _claim(context, repository, driver, ipam, spec, draft, deadline)
@@ -192,14 +195,18 @@ def _claim_vni(repository: Repository, record: NetworkRecord, deadline: Deadline
             raise AlreadyExists("VNI", str(number), holder=f"network {holder[:12]}")
         claim = Transaction((Absent(keys.vni(number)),), (Put(keys.vni(number), encode(NameClaim(record.id))),))
         return attrs.evolve(record, vni=number), claim
-    hint = repository.read(NameClaim, keys.VNI_HINT, deadline)
-    start = int(hint.record.holder) if hint is not None and hint.record.holder.isdigit() else limits.VNI_MIN
+    try:
+        hint = repository.read(NameClaim, keys.VNI_HINT, deadline)
+    except Corrupt:  # it is no more than a hint
+        hint = None
+    start = int(hint.record.holder) if hint is not None else limits.VNI_MIN
     taken = None
     for step in range(limits.VNI_MAX - limits.VNI_MIN + 1):
         number = limits.VNI_MIN + (start - limits.VNI_MIN + step) % (limits.VNI_MAX - limits.VNI_MIN + 1)
         if step == 1 and taken is None:  # the hint was stale: one listing says which are free
             listing = repository.store.list(keys.VNIS, deadline=deadline)
-            taken = {int(entry.key.rsplit("/", 1)[1]) for entry in listing.entries}
+            numbers = [entry.key.removeprefix(keys.VNIS) for entry in listing.entries]
+            taken = {int(number) for number in numbers if len(number) == 8 and number.isdecimal()}
         if (taken is None and repository.holder(keys.vni(number), deadline) is None) or (
             taken is not None and number not in taken
         ):
@@ -216,7 +223,7 @@ def _intent(context: Context, verb: str, record: NetworkRecord) -> Intent:
         operation=record.operation,
         verb=verb,
         scope=record.scope,
-        locks=(host_state.lock_name(context.registry.driver(record.driver)), record.id),
+        locks=(host_state.lock_name(context.driver(record)), record.id),
         network_id=record.id,
         started=round(context.doors.clock.wall(), 3),
         boot_id=context.doors.kernel.boot_id,
@@ -236,7 +243,7 @@ def _abandon(context: Context, repository: Repository, record: NetworkRecord) ->
     """Undo the claims of a creation that failed; whatever fails here is recovery's to finish."""
     deadline = context.doors.clock.deadline(context.settings.timeout)
     try:
-        host_state.forget_settings(context, context.registry.driver(record.driver), record, deadline)
+        host_state.forget_settings(context, context.driver(record), record, deadline)
         forget(context, repository, record, record.operation, deadline)
     except CnmError as error:
         context.log.warning("network %s could not be undone yet: %s", record.id[:12], error)
@@ -251,7 +258,7 @@ def delete_network(context: Context, record: NetworkRecord, deadline: Deadline, 
 
     With ``force``, its endpoints are detached and deleted first; one that is attached on another host still refuses.
     """
-    driver = context.registry.driver(record.driver)
+    driver = context.driver(record)
     repository = context.repository(record.scope)
     if force:
         inside = repository.endpoints(record.id, deadline)
@@ -347,8 +354,8 @@ def finish_delete(
     context: Context, driver: Driver, repository: Repository, record: NetworkRecord, operation: str, deadline: Deadline
 ) -> None:
     """The part of a deletion that can only go forward; also what recovery calls."""
-    facts = context.facts(driver)
     if driver.capabilities.presence == "created":
+        facts = context.facts(driver)
         shared = host_state.base(context, driver, deadline, without=record.id)
         before = [*host_state.base(context, driver, deadline), *driver.network(facts, NetworkView(record))]
         context.engine.carry_out(delta(before, shared), deadline=deadline)
@@ -360,7 +367,7 @@ def finish_delete(
 def forget(context: Context, repository: Repository, record: NetworkRecord, operation: str, deadline: Deadline) -> None:
     """Free a network's claims and delete its record and the operation's intent. Repeating it does no harm."""
     ipam = context.ipam(record.ipam_driver, record.scope)
-    driver = context.registry.driver(record.driver)
+    driver = context.driver(record)
     if record.pools:
         ipam.purge(repository.store, record.pools, deadline=deadline)
 

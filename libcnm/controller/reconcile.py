@@ -2,6 +2,7 @@
 
 It works in units, each under the lock of its object, taken without waiting: a verb under way is left alone and looked
 at again later. The kernel is read before the records, so that nothing a verb has just made can look like a leftover.
+The sandboxes' files are compared along with what is in the kernel.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Literal
 
 import attrs
 
-from libcnm.controller import desired, host_state, sandboxes
+from libcnm.controller import desired, host_state, sandbox_files, sandboxes
 from libcnm.controller.context import Context
 from libcnm.controller.delta import changes_in_place, delta
+from libcnm.controller.sandbox_files import SandboxFile
 from libcnm.errors import CnmError, Conflict, NotFound
 from libcnm.kernel.firewall import routing_table
 from libcnm.kernel.resources import Bridge, FirewallElement, FirewallTable, Namespace, Route, Rule, Sysctl, Veth
 from libcnm.model.deadline import Deadline
+from libcnm.model.ids import short
 from libcnm.model.records import Scope
 from libcnm.model.resource import Identity, Observed, Resource, by_identity
 
@@ -77,12 +80,14 @@ def heal(context: Context, deadline: Deadline) -> list[Difference]:
             healed.extend(_heal_unit(context, unit, deadline))
     gone = leftovers(context, everything, there, deadline) if whole else []
     if gone:
-        removals = delta([row.there for row in gone if row.there is not None], ())
-        context.engine.carry_out(removals, deadline=deadline)
+        sandboxes.sweep(context, deadline)
+        removed = [row.there for row in gone if row.there is not None and not sandboxes.is_pin(row.there)]
+        context.engine.carry_out(delta(removed, ()), deadline=deadline)
         context.doors.kernel.sweep()
         healed.extend(gone)
     if whole:
         _forget_absences(context, deadline)
+    context.doors.locks.sweep()
     for row in healed:
         log.warning("healed: %s", row)
     return healed
@@ -111,15 +116,26 @@ def _heal_unit(context: Context, unit: Unit, deadline: Deadline) -> list[Differe
         if fresh is None:
             return []
         found = differences(fresh.resources, observe(context, fresh.resources, deadline))
-        repairable = [row for row in found if row.problem != "in the way"]
+        repairable = [row for row in found if row.problem != "in the way" and not isinstance(row.wanted, SandboxFile)]
         wanted = [row.wanted for row in repairable if row.wanted is not None]
         there = [row.there for row in repairable if row.there is not None]
         if wanted:
             context.engine.carry_out(delta(there, wanted), deadline=deadline)
-        return found
+        files = [row.wanted for row in found if isinstance(row.wanted, SandboxFile)]
+        lost = {file.identity for file in files if not _restored(context, file)}
+        return [row for row in found if row.wanted is None or row.wanted.identity not in lost]
     finally:
         for lock in reversed(held):
             lock.release()
+
+
+def _restored(context: Context, file: SandboxFile) -> bool:
+    try:
+        sandbox_files.restore(context, file)
+    except CnmError as error:  # one file that cannot be written must not keep all else from being healed
+        log.warning("not restored: %s", error)
+        return False
+    return True
 
 
 # -- what should be there --------------------------------------------------------------------------------------------
@@ -172,7 +188,7 @@ def _network_unit(context: Context, scope: Scope, network_id: str, deadline: Dea
     if stored is None or stored.record.state != "ready":
         return None
     record = stored.record
-    driver = context.registry.driver(record.driver)
+    driver = context.driver(record)
     facts = context.facts(driver)
     if driver.capabilities.presence == "attached":
         found = context.local.presence(record.id, deadline)
@@ -182,9 +198,7 @@ def _network_unit(context: Context, scope: Scope, network_id: str, deadline: Dea
     resources = list(driver.network(facts, view))
     if driver.capabilities.presence == "attached":
         for endpoint in repository.endpoints(record.id, deadline):
-            place = endpoint.record.attachment
-            if place is not None and place.state == "ready" and place.host != context.host_name:
-                resources.extend(driver.peer(facts, view, endpoint.record))
+            resources.extend(context.peer_rows(driver, view, endpoint.record))
     return Unit(
         (record.id,),
         tuple(desired.unique(resources)),
@@ -194,7 +208,7 @@ def _network_unit(context: Context, scope: Scope, network_id: str, deadline: Dea
 
 def _sandbox_unit(context: Context, sandbox_id: str, deadline: Deadline) -> Unit | None:
     stored = context.local.sandbox(sandbox_id, deadline)
-    if stored is None or stored.record.state != "ready" or stored.record.boot_id != context.doors.kernel.boot_id:
+    if stored is None or stored.record.boot_id != context.doors.kernel.boot_id:
         return None
     if stored.record.source is not None and not sandboxes.namespace_is_ours(context, stored.record):
         # A path may lead anywhere by now, even to the host: what was brought is known by device and inode, or not at
@@ -204,7 +218,10 @@ def _sandbox_unit(context: Context, sandbox_id: str, deadline: Deadline) -> Unit
     resources: list[Resource] = list(desired.sandbox_base(stored.record))
     if plugs:
         resources.extend(desired.sandbox(context.facts, plugs))
-    return Unit((sandbox_id,), tuple(desired.unique(resources)), lambda: _sandbox_unit(context, sandbox_id, deadline))
+    resources.extend(sandbox_files.wanted(context, stored.record, plugs))
+    return Unit(
+        (short(sandbox_id),), tuple(desired.unique(resources)), lambda: _sandbox_unit(context, sandbox_id, deadline)
+    )
 
 
 # -- what is there ---------------------------------------------------------------------------------------------------
@@ -221,6 +238,10 @@ def observe(context: Context, wanted: Iterable[Resource], deadline: Deadline) ->
     for resource in resources:
         if isinstance(resource, Sysctl):
             one = kernel.read_one(resource, deadline=deadline)
+            if one is not None:
+                found[resource.identity] = one
+        elif isinstance(resource, SandboxFile):
+            one = sandbox_files.observe(context, resource)
             if one is not None:
                 found[resource.identity] = one
     doors = context.engine.doors()
@@ -259,6 +280,7 @@ def leftovers(
         one
         for identity, one in there.items()
         if identity[1] == "" and one.ours and identity not in wanted and not isinstance(one.resource, Sysctl)
+        if not sandboxes.in_the_making(context, one.resource)
     ]
     if not suspects:
         return []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 
@@ -18,14 +18,17 @@ from libcnm.contracts.driver import NetworkView
 from libcnm.controller import attach, host_state, networks, sandboxes
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
-from libcnm.controller.repository import Stored, drop, retrying
-from libcnm.errors import CnmError, Conflict
+from libcnm.controller.repository import Stored, drop
+from libcnm.errors import AlreadyExists, CnmError, Conflict, Exhausted, InUse
 from libcnm.kv.base import Transaction
 from libcnm.model import keys
 from libcnm.model.deadline import Deadline
+from libcnm.model.ids import short
 from libcnm.model.records import EndpointRecord, Intent, SandboxRecord
 
 log = logging.getLogger("libcnm.recovery")
+
+Result = TypeVar("Result")
 
 
 def recover(context: Context, deadline: Deadline) -> int:
@@ -36,7 +39,19 @@ def recover(context: Context, deadline: Deadline) -> int:
             settled += _settle(context, stored, deadline)
         except CnmError as error:
             log.warning("%s %s cannot be settled yet: %s", stored.record.verb, stored.record.operation[:12], error)
-    return settled
+    return settled + sandboxes.sweep(context, deadline)
+
+
+def after_recovery(context: Context, deadline: Deadline, verb: Callable[[], Result]) -> Result:
+    """The verb; refused, once more after the half-done verbs of the dead are settled, if there were any: what it was
+    refused for may have been one of them.
+    """
+    try:
+        return verb()
+    except (AlreadyExists, InUse, Exhausted):
+        if not recover(context, deadline):
+            raise
+    return verb()
 
 
 def forget_earlier_boots(context: Context, deadline: Deadline) -> None:
@@ -69,7 +84,7 @@ def forget_earlier_boots(context: Context, deadline: Deadline) -> None:
 
 def _forget_sandbox(context: Context, record: SandboxRecord, deadline: Deadline) -> None:
     """Under its lock, and only what is still its own: another process may be doing the same, or be further."""
-    lock = context.doors.locks.try_acquire(record.id)
+    lock = context.doors.locks.try_acquire(short(record.id))
     if lock is None:
         return
     with lock:
@@ -122,7 +137,7 @@ def _undo_create_network(context: Context, intent: Intent, deadline: Deadline) -
     if stored is None or stored.record.operation != intent.operation:
         context.local.commit(drop(keys.intent(intent.operation)), deadline)
         return
-    driver = context.registry.driver(stored.record.driver)
+    driver = context.driver(stored.record)
     shared = host_state.base(context, driver, deadline, without=stored.record.id)
     made = [
         *host_state.base(context, driver, deadline),
@@ -143,7 +158,7 @@ def _finish_delete_network(context: Context, intent: Intent, deadline: Deadline)
     elif repository.endpoints(intent.network_id, deadline):
         networks.unmark(context, repository, stored, deadline)
     else:
-        driver = context.registry.driver(stored.record.driver)
+        driver = context.driver(stored.record)
         networks.finish_delete(context, driver, repository, stored.record, intent.operation, deadline)
 
 
@@ -168,13 +183,15 @@ def _undo_attachment(context: Context, intent: Intent, deadline: Deadline) -> No
             context.local.commit(gone, deadline)
             return
         cleared = drop(keys.intent(intent.operation))
+        if intent.scope == "global":
+            cleared += attach.ledger_line(network.record, stored.record)
         presence = context.local.presence(intent.network_id, deadline)
         if intent.verb == "join" and presence is not None and presence.record.active and not presence.record.ready:
             cleared += presence.replace(attrs.evolve(presence.record, ready=True))
         context.local.commit(cleared, deadline)
         return
     record = stored.record if stored is not None else EndpointRecord(intent.endpoint_id, "", intent.network_id)
-    driver = context.registry.driver(network.record.driver)
+    driver = context.driver(network.record)
     with_place = attrs.evolve(record, attachment=intent.attachment)
     attach.finish_leave(context, driver, network.record, with_place, deadline)
 
@@ -184,24 +201,9 @@ def _ledger_and_intent(intent: Intent) -> Transaction:
     return drop(keys.intent(intent.operation), ledger)
 
 
-def _remove_sandbox(context: Context, intent: Intent, deadline: Deadline) -> None:
-    """Undo a creation, finish a deletion: either way the sandbox ends."""
-
-    def attempt() -> None:
-        stored = context.local.sandbox(intent.sandbox_id, deadline)
-        if stored is None or stored.record.operation != intent.operation:
-            context.local.commit(drop(keys.intent(intent.operation)), deadline)
-            return
-        sandboxes.finish_delete(context, stored.record, intent.operation, deadline)
-
-    retrying(deadline, "settling a sandbox", attempt)
-
-
 _VERBS: Final[dict[str, Callable[[Context, Intent, Deadline], None]]] = {
     "create_network": _undo_create_network,
     "delete_network": _finish_delete_network,
     "join": _undo_attachment,
     "leave": _undo_attachment,
-    "create_sandbox": _remove_sandbox,
-    "delete_sandbox": _remove_sandbox,
 }

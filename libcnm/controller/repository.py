@@ -14,9 +14,10 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
-from libcnm.errors import CnmError, Conflict, Corrupt, NotFound, Unavailable
+from libcnm.errors import CnmError, Conflict, Corrupt, DeadlineExceeded, NotFound, Unavailable
 from libcnm.kv.base import Absent, Committed, Delete, Entry, Put, Store, Transaction, VersionIs
 from libcnm.model import keys, limits
+from libcnm.model.checks import check_scope
 from libcnm.model.codec import decode, encode
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import looks_like_id
@@ -24,18 +25,27 @@ from libcnm.model.records import (
     EndpointRecord,
     HostSetting,
     Intent,
+    LedgerLine,
     NameClaim,
     NetworkRecord,
     PortClaim,
     Presence,
     RequestResult,
     SandboxRecord,
+    Scope,
 )
 
 log = logging.getLogger("libcnm")
 
 Record = TypeVar("Record", bound=attrs.AttrsInstance)
 Result = TypeVar("Result")
+
+
+@attrs.frozen
+class _RecordPut(Put):
+    """A write that still knows what it writes, so that its committer need not read it back."""
+
+    record: Any = attrs.field(default=None, eq=False, repr=False)
 
 
 @attrs.frozen
@@ -53,7 +63,7 @@ class Stored(Generic[Record]):
 
     def replace(self, record: Record) -> Transaction:
         """Write a successor, if nobody has written since."""
-        return Transaction((VersionIs(self.key, self.version),), (Put(self.key, encode(record)),))
+        return Transaction((VersionIs(self.key, self.version),), (_put(self.key, record),))
 
     def delete(self) -> Transaction:
         """Delete it, if nobody has written since."""
@@ -62,12 +72,16 @@ class Stored(Generic[Record]):
 
 def create(key: str, record: attrs.AttrsInstance) -> Transaction:
     """Write a record where there must be none: a claim."""
-    return Transaction((Absent(key),), (Put(key, encode(record)),))
+    return Transaction((Absent(key),), (_put(key, record),))
 
 
 def put(key: str, record: attrs.AttrsInstance) -> Transaction:
     """Write a record whatever is there."""
-    return Transaction((), (Put(key, encode(record)),))
+    return Transaction((), (_put(key, record),))
+
+
+def _put(key: str, record: attrs.AttrsInstance) -> Put:
+    return _RecordPut(key, encode(record), record=record)
 
 
 def drop(*dropped: str) -> Transaction:
@@ -78,8 +92,9 @@ def drop(*dropped: str) -> Transaction:
 class Repository:
     """One store's records."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, scope: Scope) -> None:
         self.store = store
+        self.scope = scope
         self._decoded: dict[str, Stored[Any]] = {}
 
     # -- one record --------------------------------------------------------------------------------------------------
@@ -89,16 +104,31 @@ class Repository:
         entry = self.store.get(key, deadline=deadline)
         return None if entry is None else self._stored(cls, entry)
 
+    def recall(self, cls: type[Record], key: str, deadline: Deadline) -> Stored[Record] | None:
+        """The record as this process has last read or written it, else as it is.
+
+        Only for what a transaction compares, so that one who remembers wrongly loses nothing but the attempt; and never
+        for the reason of a refusal.
+        """
+        known: Stored[Record] | None = self._decoded.get(key)
+        return known if known is not None and type(known.record) is cls else self.read(cls, key, deadline)
+
     def _stored(self, cls: type[Record], entry: Entry) -> Stored[Record]:
         """Decoded once for each version: records are values, and a verb reads the same ones several times."""
         known: Stored[Record] | None = self._decoded.get(entry.key)
         if known is not None and known.version == entry.version and type(known.record) is cls:
             return known
-        found = Stored(entry.key, entry.version, decode(cls, entry.value, entry.key))
+        record = decode(cls, entry.value, entry.key)
+        if isinstance(record, NetworkRecord):
+            check_scope(record, self.scope)
+        found = Stored(entry.key, entry.version, record)
+        self._remember(found)
+        return found
+
+    def _remember(self, stored: Stored[Any]) -> None:
         if len(self._decoded) >= limits.DECODED_RECORDS:
             self._decoded.clear()
-        self._decoded[entry.key] = found
-        return found
+        self._decoded[stored.key] = stored
 
     def network(self, network_id: str, deadline: Deadline) -> Stored[NetworkRecord] | None:
         """A network by its full id."""
@@ -155,13 +185,9 @@ class Repository:
         """Host-wide sysctls that were changed."""
         return self._all(HostSetting, keys.HOST_SETTINGS, deadline)
 
-    def attached(self, sandbox_id: str, deadline: Deadline) -> list[tuple[str, str, str]]:
-        """The ledger of a sandbox's attachments: ``(scope, network id, endpoint id)``; the endpoints' records
-        decide.
-        """
-        prefix = keys.attachments(sandbox_id)
-        entries = self.store.list(prefix, deadline=deadline).entries
-        return [keys.split_attachment(entry.key) for entry in entries]
+    def ledger(self, sandbox_id: str, deadline: Deadline) -> list[Stored[LedgerLine]]:
+        """What is attached to a sandbox of this host, or on its way in or out."""
+        return self._all(LedgerLine, keys.attachments(sandbox_id), deadline)
 
     def _all(self, cls: type[Record], prefix: str, deadline: Deadline) -> list[Stored[Record]]:
         found = []
@@ -176,7 +202,25 @@ class Repository:
 
     def commit(self, transaction: Transaction, deadline: Deadline, *, durable: bool = True) -> Committed:
         """One transaction; see :meth:`libcnm.kv.base.Store.transact`."""
-        return self.store.transact(transaction, deadline=deadline, durable=durable)
+        committed = self.store.transact(transaction, deadline=deadline, durable=durable)
+        for write in transaction.writes:
+            if isinstance(write, _RecordPut):
+                self._remember(Stored(write.key, committed.versions[write.key], write.record))
+            else:
+                self._decoded.pop(write.key, None)
+        return committed
+
+
+def optimistic(deadline: Deadline, what: str, attempt: Callable[[bool], Result]) -> Result:
+    """Call ``attempt(False)``, which may go by what is remembered; unless that succeeds, ``attempt(True)`` as
+    :func:`retrying` does, which reads: so no refusal has a memory for its reason.
+    """
+    try:
+        return attempt(False)
+    except (DeadlineExceeded, Unavailable):
+        raise
+    except CnmError:
+        return retrying(deadline, what, lambda: attempt(True))
 
 
 def retrying(deadline: Deadline, what: str, attempt: Callable[[], Result]) -> Result:

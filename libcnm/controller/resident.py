@@ -1,9 +1,9 @@
 """The resident: one process per installation that serves names, follows the stores, heals, and sweeps.
 
 Elected by a lock file, started by the first controller that needs one, gone shortly after the last sandbox. Verbs run
-in their callers' processes; a caller that has changed something says ``sync`` and gets its answer when the resident
-has taken in everything committed before. It keeps nothing that is not in the stores: killed, it is replaced by the
-next.
+in their callers' processes; a caller that has changed something says ``told``, and no name is answered until that is
+taken in, or says ``sync`` and gets its answer when everything committed before is. It keeps nothing that is not in the
+stores: killed, it is replaced by the next.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import selectors
 import socket
 import stat
@@ -45,12 +46,15 @@ class Resident:
     def __init__(self, context: Context, *, linger: float | None = LINGER_SECONDS) -> None:
         self._context = context
         self._linger = linger
-        self._names = DnsNames(context.doors.kernel, context.doors.clock, context.doors.entropy)
+        self._names = DnsNames(context.doors.kernel, context.doors.clock, context.doors.entropy, behind=self._is_behind)
         self._follower = Follower(context, self._names)
         self._following = threading.Lock()
         self._stopping = threading.Event()
         self._needed = context.doors.clock.monotonic()
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.EpollSelector()
+        self._unread = select.poll()  # for the names' thread alone: readable while a request is not read
+        self._unread.register(self._selector.fileno(), select.POLLIN)
+        self._working = False
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._guardian = -1
         self._watches: list[Watch] = []
@@ -199,7 +203,7 @@ class Resident:
                         self._sync()
                         if isinstance(hint, Gap):
                             break
-            except CnmError as error:
+            except Exception as error:  # noqa: BLE001 - whoever follows must not stop: names would go stale for good
                 log.warning("watching the %s store: %s", store.scheme, error)
                 self._stopping.wait(WATCH_SECONDS)
 
@@ -209,8 +213,25 @@ class Resident:
     # -- requests ----------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        for key, _ in self._selector.select(0.25):
-            key.data(key.fileobj)
+        ready = self._selector.select(0.25)
+        if not ready:
+            return
+        self._working = True  # before any request is read: see _is_behind
+        try:
+            for key, _ in ready:
+                key.data(key.fileobj)
+        finally:
+            self._working = False
+            self._names.caught_up()
+
+    def _is_behind(self) -> bool:
+        """Asked by the names' thread before each answer: has anybody told us something that we have not taken in?
+
+        A verb tells us of its commit before it returns, and the kernel delivers that at once. So a name asked for
+        after the verb has returned finds the request unread, or us at work on it, or done; and a verb need not wait
+        for us.
+        """
+        return bool(self._unread.poll(0)) or self._working
 
     def _wake(self) -> None:
         with suppress(OSError):
@@ -268,8 +289,8 @@ class Resident:
                 self._sync()
                 self.healer.swept_soon()
                 return {"ok": True}
-            if operation == "nudge":
-                self._nudged()
+            if operation == "told":
+                self._told()
                 return None
             if operation == "statistics":
                 return {"ok": True, "pid": os.getpid(), "sandboxes": len(self._follower.sandboxes)}
@@ -280,12 +301,13 @@ class Resident:
         except CnmError as error:
             return {"ok": False, "code": error.code, "message": str(error)}
 
-    def _nudged(self) -> None:
-        """Nobody waits for an answer to a nudge, so nobody may get one."""
+    def _told(self) -> None:
+        """Nobody waits for an answer to this, so nobody may get one."""
         try:
             self._sync()
+            self.healer.swept_soon()
         except CnmError as error:
-            log.warning("nudged: %s", error)
+            log.warning("told of a change: %s", error)
 
     def _drop(self, connection: socket.socket) -> None:
         self._partial.pop(connection, None)

@@ -26,7 +26,8 @@ MODULE: Final = "libcnm.controller.resident_main"
 _LAUNCH: Final = "import os,sys;os.posix_spawn(sys.argv[1],sys.argv[1:],os.environ,setsid=True)"
 """The launcher: it starts the resident in a session of its own and ends, so that nobody has to reap the resident."""
 _SYNC: Final = b'{"op":"sync"}\n'
-_NUDGE: Final = b'{"op":"nudge"}\n'
+_TOLD: Final = b'{"op":"told"}\n'
+_REPLY_OCTETS: Final = 65536
 
 
 def announcer(context: Context) -> Link:
@@ -56,8 +57,11 @@ class InlineLink:
             if self._follower is not None:
                 self._follower.refresh(deadline)
 
-    def nudge(self) -> None:
+    def introduce(self, sandbox_id: str) -> None:
         """Nothing: it follows in the caller's own thread, when that waits for it."""
+
+    def tell(self, sandbox_id: str, deadline: Deadline) -> None:
+        self.announce(deadline)
 
     def close(self) -> None:
         with self._lock:
@@ -88,8 +92,11 @@ class ThreadLink:
     def announce(self, deadline: Deadline) -> None:
         self._link.announce(deadline)
 
-    def nudge(self) -> None:
-        self._link.nudge()
+    def introduce(self, sandbox_id: str) -> None:
+        self._link.introduce(sandbox_id)
+
+    def tell(self, sandbox_id: str, deadline: Deadline) -> None:
+        self._link.tell(sandbox_id, deadline)
 
     def close(self) -> None:
         self._link.close()
@@ -99,50 +106,109 @@ class ThreadLink:
 
 
 class ProcessLink:
-    """A connection to the resident process, made and made anew when it is needed."""
+    """A connection to the resident process, made and made anew when it is needed.
+
+    Each sync is answered, in order; a sandbox is *introduced* once a sync that was sent after its creation is
+    answered: then its names are served, and only what changes has to be told.
+    """
 
     def __init__(self, context: Context, *, starts: bool = True) -> None:
         self._context = context
         self._starts = starts
         self._lock = threading.Lock()
         self._connection: socket.socket | None = None
+        self._owed = 0
+        self._received = b""
+        self._introduced: set[str] = set()
 
     def announce(self, deadline: Deadline) -> None:
         """Sync; a resident that is not there is started if there is a sandbox for it to serve."""
         with self._lock:
-            for attempt in range(3):
-                try:
-                    if self._connection is None:
-                        self._connection = self._connect(deadline)
-                    if self._connection is None:
-                        return
-                    _exchange(self._connection, _SYNC, deadline)
-                    return
-                except OSError as error:
-                    self._disconnect()
-                    if attempt == 2:
-                        raise Unavailable("the resident", str(error), hint="see its log for why it ends") from None
-                except BaseException:
-                    self._disconnect()  # a late reply would be taken for the next request's
-                    raise
+            self._sync(deadline)
 
-    def nudge(self) -> None:
+    def introduce(self, sandbox_id: str) -> None:
         with self._lock:
             if self._connection is None:
-                return
+                return  # the first endpoint's join starts it
             try:
-                self._connection.send(_NUDGE, socket.MSG_DONTWAIT)
-            except OSError as error:
-                log.debug("nudging the resident: %s", error)
+                self._collect(socket.MSG_DONTWAIT)
+                self._connection.send(_SYNC, socket.MSG_DONTWAIT)
+            except (OSError, CnmError) as error:
+                log.debug("introducing a sandbox to the resident: %s", error)
+                self._disconnect()
+                return
+            self._owed += 1
+            self._introduced.add(sandbox_id)
+
+    def tell(self, sandbox_id: str, deadline: Deadline) -> None:
+        with self._lock:
+            if self._connection is not None and sandbox_id in self._introduced:
+                try:
+                    self._settle(deadline)
+                    self._connection.sendall(_TOLD)
+                except (OSError, CnmError) as error:
+                    log.debug("telling the resident: %s", error)  # the sync finds out what is wrong with it
+                else:
+                    return
+            self._sync(deadline)
+            self._introduced.add(sandbox_id)
 
     def close(self) -> None:
         with self._lock:
             self._disconnect()
 
+    def _sync(self, deadline: Deadline) -> None:
+        for attempt in range(3):
+            try:
+                if self._connection is None:
+                    self._connection = self._connect(deadline)
+                if self._connection is None:
+                    return
+                self._connection.settimeout(max(deadline.remaining(), 0.001))
+                self._connection.sendall(_SYNC)
+                self._owed += 1
+                self._settle(deadline)
+                return
+            except TimeoutError:
+                self._disconnect()  # a late reply would be taken for the next request's
+                raise DeadlineExceeded("the resident's acknowledgement", deadline.budget) from None
+            except OSError as error:
+                self._disconnect()
+                if attempt == 2:
+                    raise Unavailable("the resident", str(error), hint="see its log for why it ends") from None
+            except BaseException:
+                self._disconnect()
+                raise
+
+    def _settle(self, deadline: Deadline) -> None:
+        """Wait for every reply that is still owed."""
+        while self._owed:
+            assert self._connection is not None, "replies are owed by somebody"
+            self._connection.settimeout(max(deadline.remaining(), 0.001))
+            self._collect(0)
+
+    def _collect(self, flags: int) -> None:
+        """Take replies that have come; with no flags, wait for one."""
+        if not self._owed:
+            return
+        assert self._connection is not None, "replies are owed by somebody"
+        try:
+            data = self._connection.recv(_REPLY_OCTETS, flags)
+        except BlockingIOError:
+            return
+        if not data:
+            raise ConnectionResetError("the resident ended")
+        *replies, self._received = (self._received + data).split(b"\n")
+        for reply in replies:
+            self._owed -= 1
+            _check(reply)
+
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        self._owed, self._received = 0, b""
+        self._introduced.clear()
 
     def _connect(self, deadline: Deadline) -> socket.socket | None:
         found = connect(self._context.settings.paths.socket)
@@ -222,22 +288,10 @@ def connect(path: str) -> socket.socket | None:
     return connection
 
 
-def _exchange(connection: socket.socket, request: bytes, deadline: Deadline) -> dict[str, object]:
-    connection.settimeout(max(deadline.remaining(), 0.001))
-    try:
-        connection.sendall(request)
-        reply = b""
-        while not reply.endswith(b"\n"):
-            data = connection.recv(4096)
-            if not data:
-                raise ConnectionResetError("the resident ended")
-            reply += data
-    except TimeoutError:
-        raise DeadlineExceeded("the resident's acknowledgement", deadline.budget) from None
-    answer: dict[str, object] = json.loads(reply)
+def _check(reply: bytes) -> None:
+    answer = json.loads(reply)
     if not answer.get("ok"):
         raise Unavailable("the resident", str(answer.get("message")))
-    return answer
 
 
 def _read_line(descriptor: int, deadline: Deadline) -> bytes:
@@ -263,7 +317,9 @@ def stop_resident(context: Context, deadline: Deadline) -> bool:
         return False
     with connection:
         try:
-            _exchange(connection, b'{"op":"stop"}\n', deadline)
-        except (OSError, CnmError) as error:
+            connection.settimeout(max(deadline.remaining(), 0.001))
+            connection.sendall(b'{"op":"stop"}\n')
+            connection.recv(_REPLY_OCTETS)
+        except OSError as error:
             log.debug("stopping the resident: %s", error)
     return True

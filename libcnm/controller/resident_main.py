@@ -1,22 +1,75 @@
 """The resident as a process: ``python -m libcnm.controller.resident_main``, configured by one line of JSON on stdin.
 
-It says ``ready`` on stdout once it answers, or ``taken`` when another resident of the installation does.
+It says ``ready`` on stdout once it answers, or ``taken`` when another resident of the installation does. What it has to
+say later is in ``resident.log`` of the run_dir, which only its user can read: names and addresses are nobody else's.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import signal
+import stat
 import sys
 from contextlib import suppress
+from io import TextIOWrapper
+from typing import Final
 
 from libcnm.controller.context import Context, Settings
 from libcnm.controller.doors import Paths, open_doors
 from libcnm.controller.registry import Registry
 from libcnm.controller.resident import LOCK, Resident
 from libcnm.errors import DeadlineExceeded
+from libcnm.system.files import Files
+
+LOG_OCTETS: Final = 1 << 20
+"""Some 8000 lines. One earlier file is kept; both are in the run_dir, which as a rule is memory."""
+
+
+class ResidentLog(logging.FileHandler):
+    """A log of at most ``2 * LOG_OCTETS``: mode 0600, only ever appended to, and never a file that a link leads to."""
+
+    def __init__(self, path: str, octets: int = LOG_OCTETS) -> None:
+        self._octets = octets
+        super().__init__(path, encoding="utf-8")
+
+    def _open(self) -> TextIOWrapper:
+        try:
+            descriptor = _open_log(self.baseFilename)
+        except FileExistsError:
+            # Only we write here, so it was put here by mistake; the log is what people look for under this name.
+            os.unlink(self.baseFilename)
+            descriptor = _open_log(self.baseFilename)
+        return open(descriptor, "a", encoding="utf-8")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            stream = self.stream
+            if stream is not None and os.fstat(stream.fileno()).st_size >= self._octets:
+                self.stream = None  # the next line opens a new one
+                stream.close()
+                os.replace(self.baseFilename, f"{self.baseFilename}.1")
+            super().emit(record)
+        except OSError:
+            self.handleError(record)  # its folder has gone, perhaps: no reason to stop serving
+
+
+def _open_log(path: str) -> int:
+    """FileExistsError: something else than a plain file is there."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise FileExistsError(error.errno, error.strerror, path) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
 
 
 def main() -> int:
@@ -33,11 +86,28 @@ def main() -> int:
         resident="off",
         guardian=config["guardian"],
     )
+    Files().make_folder(settings.paths.run_dir, 0o755)  # ours alone, or nothing of us is written there
     logging.basicConfig(
-        filename=os.path.join(settings.paths.run_dir, "resident.log"),
+        handlers=[_log_to(os.path.join(settings.paths.run_dir, "resident.log"))],
         level=os.environ.get("LIBCNM_LOG_LEVEL", "INFO").upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    try:
+        return _run(settings)
+    except Exception:
+        # Whoever started us is told that we ended, and where to look for the reason: here.
+        logging.getLogger("libcnm.resident").exception("the resident cannot start")
+        return 1
+
+
+def _log_to(path: str) -> logging.Handler:
+    try:
+        return ResidentLog(path)
+    except OSError:
+        return logging.NullHandler()  # names are served all the same
+
+
+def _run(settings: Settings) -> int:
     doors = open_doors(settings.paths, settings.cluster_store)
     try:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +14,7 @@ from libcnm.controller import sandboxes as sandbox_verbs
 from libcnm.controller.endpoint import Endpoint
 from libcnm.controller.handles import SandboxHandle
 from libcnm.controller.sandboxes import SandboxSpec
-from libcnm.errors import NotFound
+from libcnm.errors import CnmError, NotFound
 from libcnm.kernel.base import LinkStatistics
 from libcnm.model.addresses import IPAddress
 from libcnm.system import processes
@@ -39,8 +38,14 @@ class Sandbox(SandboxHandle):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(NotFound):  # somebody deleted it inside the block
+        try:
             self.delete()
+        except NotFound:
+            pass  # somebody deleted it inside the block
+        except CnmError as failed:
+            if error is None:
+                raise
+            error.add_note(f"and its sandbox could not be deleted: {failed}")  # what came first is what is to be known
 
     @property
     def hostname(self) -> str:

@@ -3,13 +3,16 @@
 A sandbox is a pinned network namespace with three files for whoever runs a container in it. One that was brought by a
 runtime is known by device, inode and boot, never by its path; libcnm pins it and gives it back untouched but for what
 it has put there.
+
+Neither verb needs an intent. Folder and pin come before the record and go after it, under the lock of their name: one
+of them without a record, whose lock can be taken, is what a dead process has left, and :func:`sweep` removes it.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -17,13 +20,17 @@ from libcnm.controller import attach, desired, endpoints, sandbox_files
 from libcnm.controller.calls import object_id
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
-from libcnm.controller.repository import Stored, create, drop, retrying
+from libcnm.controller.repository import create, drop, retrying
 from libcnm.errors import AlreadyExists, CnmError, Forbidden, Invalid, NotFound
+from libcnm.kernel.resources import Namespace
 from libcnm.model import keys
 from libcnm.model.addresses import parse_address
 from libcnm.model.deadline import Deadline
-from libcnm.model.ids import check_hostname, check_labels, check_name, short
-from libcnm.model.records import Intent, NameClaim, SandboxRecord
+from libcnm.model.ids import check_hostname, check_labels, check_name, looks_like_id, short
+from libcnm.model.records import NameClaim, NetworkRecord, SandboxRecord
+from libcnm.model.resource import Resource
+
+_PIN_DIGITS: Final = 12
 
 
 @attrs.frozen
@@ -92,11 +99,8 @@ def create_sandbox(
     """Create a sandbox; the record as committed."""
     doors = context.doors
     sandbox_id = object_id(context, "sandbox", request_id)
-    known = context.local.sandbox(sandbox_id, deadline) if request_id is not None else None
-    if known is not None and known.record.state == "ready":
-        return known.record
     if spec.netns is not None:
-        doors.kernel.identify(spec.netns)  # refuses what is not a namespace before anything is touched
+        _refuse_in_use(context, spec.netns, deadline)
     draft = SandboxRecord(
         id=sandbox_id,
         container_id=spec.container_id,
@@ -111,19 +115,36 @@ def create_sandbox(
         extra_hosts=spec.extra_hosts,
         labels=spec.labels,
         created=round(doors.clock.wall(), 3),
-        operation=context.new_operation(),
     )
-    with doors.locks.acquire(sandbox_id, deadline=deadline):
-        version = _claim(context, draft, deadline)
+    with doors.locks.acquire(short(sandbox_id), deadline=deadline):
+        known = context.local.sandbox(sandbox_id, deadline) if request_id is not None else None
+        if known is not None:
+            return known.record
+        _refuse_taken(context, draft, deadline)
+        if draft.namespace and draft.source is None:
+            doors.kernel.anticipate()
         try:
-            context.engine.apply(delta((), desired.sandbox_base(draft)), deadline=deadline)
             sandbox_files.create(context, draft)
-            record = _commit(context, draft, version, deadline)
+            context.engine.apply(delta((), desired.sandbox_base(draft)), deadline=deadline)
+            record = _commit(context, draft, deadline)
         except CnmError:
             _abandon(context, draft)
             raise
-    context.follower.nudge()
+    context.follower.introduce(record.id)
     return record
+
+
+def _refuse_in_use(context: Context, path: str, deadline: Deadline) -> None:
+    """Refuse what is no namespace, the host's own (leaving it would take the host's links down), and one that has a
+    sandbox already, before anything is touched.
+    """
+    identity = context.doors.kernel.identify(path)
+    if identity == context.doors.kernel.namespace(""):
+        raise Invalid("netns", path, "is the host's own namespace", hint="create_sandbox(..., host_network=True)")
+    for stored in context.local.sandboxes(deadline):
+        one = stored.record
+        if one.boot_id == context.doors.kernel.boot_id and (one.device, one.inode) == tuple(attrs.astuple(identity)):
+            raise AlreadyExists("sandbox of namespace", path, holder=f"sandbox {short(one.id)} of {one.container_id!r}")
 
 
 def _hostname(container_id: str) -> str:
@@ -132,55 +153,34 @@ def _hostname(container_id: str) -> str:
     return cleaned or "container"
 
 
-def _claim(context: Context, draft: SandboxRecord, deadline: Deadline) -> int:
-    """Record the sandbox as preparing, with the intent; the version that the record then has."""
-    intent = _intent(context, "create_sandbox", draft.operation, draft)
+def _refuse_taken(context: Context, draft: SandboxRecord, deadline: Deadline) -> None:
+    holder = context.local.holder(keys.container(draft.container_id), deadline)
+    if holder is not None:
+        raise AlreadyExists("sandbox of container", draft.container_id, holder=f"sandbox {short(holder)}")
 
+
+def _commit(context: Context, draft: SandboxRecord, deadline: Deadline) -> SandboxRecord:
+    """The sandbox exists from here on; until here its pin, whose name is under lock, was all there was of it."""
+    identity = context.doors.kernel.namespace(draft.namespace) if draft.namespace else None
+    if identity is not None:
+        draft = attrs.evolve(draft, device=identity.device, inode=identity.inode)
+    claims = create(keys.container(draft.container_id), NameClaim(draft.id)) + create(keys.sandbox(draft.id), draft)
     attempts = itertools.count()
 
-    def attempt() -> int:
-        # Optimistic: the claim is compared anyway; only who lost looks for the winner's name.
-        holder = context.local.holder(keys.container(draft.container_id), deadline) if next(attempts) else None
-        if holder is not None:
-            raise AlreadyExists("sandbox of container", draft.container_id, holder=f"sandbox {short(holder)}")
-        claims = create(keys.container(draft.container_id), NameClaim(draft.id, draft.operation))
-        claims += create(keys.sandbox(draft.id), draft) + context.begin(intent)
-        return context.local.commit(claims, deadline, durable=False).versions[keys.sandbox(draft.id)]
+    def attempt() -> SandboxRecord:
+        if next(attempts):
+            _refuse_taken(context, draft, deadline)  # who lost the race looks who has won it
+        # Not synced to disk: a sandbox does not outlive the boot, and a crash of this process loses no commit.
+        context.local.commit(claims, deadline, durable=False)
+        return draft
 
     return retrying(deadline, f"creating the sandbox of {draft.container_id!r}", attempt)
-
-
-def _intent(context: Context, verb: str, operation: str, record: SandboxRecord) -> Intent:
-    return Intent(
-        operation=operation,
-        verb=verb,
-        scope="local",
-        locks=(record.id,),
-        sandbox_id=record.id,
-        started=round(context.doors.clock.wall(), 3),
-        boot_id=context.doors.kernel.boot_id,
-    )
-
-
-def _commit(context: Context, draft: SandboxRecord, version: int, deadline: Deadline) -> SandboxRecord:
-    identity = context.doors.kernel.namespace(draft.namespace) if draft.namespace else None
-    ready = attrs.evolve(
-        draft,
-        state="ready",
-        operation="",
-        device=identity.device if identity is not None else 0,
-        inode=identity.inode if identity is not None else 0,
-    )
-    preparing = Stored(keys.sandbox(draft.id), version, draft)
-    # Not synced to disk: a sandbox does not outlive the boot, and a crash of this process loses no commit.
-    context.local.commit(preparing.replace(ready) + drop(keys.intent(draft.operation)), deadline, durable=False)
-    return ready
 
 
 def _abandon(context: Context, draft: SandboxRecord) -> None:
     deadline = context.doors.clock.deadline(context.settings.timeout)
     try:
-        finish_delete(context, draft, draft.operation, deadline)
+        finish_delete(context, draft, deadline)
     except CnmError as error:
         context.log.warning("sandbox %s could not be undone yet: %s", short(draft.id), error)
 
@@ -197,12 +197,20 @@ def delete_sandbox(
     The endpoints' deletion follows libnetwork's Sandbox.Delete. A namespace that somebody has removed already is no
     error.
     """
+    failed: list[CnmError] = []
     for plug in context.plugs(record.id, deadline):
         network = plug.network.record
-        attach.leave(context, network, plug.endpoint, deadline)
-        if not keep_endpoints:
-            endpoints.delete_endpoint(context, network, plug.endpoint, deadline)
-    with context.doors.locks.acquire(record.id, deadline=deadline):
+        try:
+            attach.leave(context, network, plug.endpoint, deadline)
+            if not keep_endpoints:
+                endpoints.delete_endpoint(context, network, plug.endpoint, deadline)
+        except CnmError as error:
+            failed.append(error)  # the others are freed all the same
+    if failed:
+        for other in failed[1:]:
+            failed[0].add_note(f"and: {other}")
+        raise failed[0]
+    with context.doors.locks.acquire(short(record.id), deadline=deadline):
         stored = context.local.sandbox(record.id, deadline)
         if stored is None:
             raise NotFound("sandbox", record.container_id)
@@ -210,25 +218,63 @@ def delete_sandbox(
             raise Forbidden(
                 f"an endpoint joined sandbox {record.container_id!r} while it was being deleted", hint="try again"
             )
-        operation = context.new_operation()
-        deleting = attrs.evolve(stored.record, state="deleting", operation=operation)
-        intent = context.begin(_intent(context, "delete_sandbox", operation, deleting))
-        context.local.commit(stored.replace(deleting) + intent, deadline, durable=False)
-        finish_delete(context, deleting, operation, deadline)
+        finish_delete(context, stored.record, deadline)
     context.follower.announce(deadline)
 
 
-def finish_delete(context: Context, record: SandboxRecord, operation: str, deadline: Deadline) -> None:
-    """The part of a deletion that can only go forward, and the undoing of a creation; also what recovery calls."""
+def finish_delete(context: Context, record: SandboxRecord, deadline: Deadline) -> None:
+    """End a sandbox, or undo its creation; its lock is held. What a crash leaves is a pin without a record."""
+    gone = drop(keys.sandbox(record.id))
+    if context.local.holder(keys.container(record.container_id), deadline) == record.id:
+        gone += drop(keys.container(record.container_id))
+    context.local.commit(gone, deadline, durable=False)
+    _remove(context, record, deadline)
+
+
+def _remove(context: Context, record: SandboxRecord, deadline: Deadline) -> None:
     context.engine.carry_out(delta(desired.sandbox_base(record), ()), deadline=deadline)
     if record.source is not None:
         context.doors.kernel.sweep()  # a parked link would else be seen for a moment in a namespace that is not ours
     context.doors.files.remove_folder(context.settings.paths.sandbox(record.id))
-    context.local.commit(
-        drop(keys.sandbox(record.id), keys.container(record.container_id), keys.intent(operation)),
-        deadline,
-        durable=False,
-    )
+
+
+def sweep(context: Context, deadline: Deadline) -> int:
+    """Remove what a dead process had made of a sandbox that was not recorded yet, or not any more; how many."""
+    folders = [Namespace(name) for name in context.doors.files.names(context.settings.paths.sandboxes)]
+    pins = [one.resource for one in context.doors.kernel.read([""], [Namespace], deadline=deadline)]
+    found = {one.name: one for one in (*folders, *pins) if isinstance(one, Namespace) and is_pin(one)}
+    known = {one.record.namespace for one in context.local.sandboxes(deadline)}
+    return sum(_swept(context, pin, deadline) for name, pin in found.items() if name not in known)
+
+
+def is_pin(resource: Resource) -> bool:
+    """True for the pin of a sandbox: those of networks have other names."""
+    return isinstance(resource, Namespace) and len(resource.name) == _PIN_DIGITS and looks_like_id(resource.name)
+
+
+def in_the_making(context: Context, resource: Resource) -> bool:
+    """True for the pin of a sandbox whose creation or deletion is under way."""
+    if not is_pin(resource):
+        return False
+    lock = context.doors.locks.try_acquire(resource.identity[-1])
+    if lock is None:
+        return True
+    lock.release()
+    return False
+
+
+def _swept(context: Context, pin: Namespace, deadline: Deadline) -> bool:
+    lock = context.doors.locks.try_acquire(pin.name)
+    if lock is None:
+        return False  # its verb is alive: running, or paused
+    with lock:
+        # Under the lock: it may have been recorded since the pins were listed.
+        if any(one.record.namespace == pin.name for one in context.local.sandboxes(deadline)):
+            return False
+        orphan = SandboxRecord(pin.name, "", pin.name, context.doors.kernel.boot_id, source=pin.source)
+        context.log.info("unpinning %s: nobody has a sandbox of that name", pin.name)
+        _remove(context, orphan, deadline)
+        return True
 
 
 # -- rename and refresh ----------------------------------------------------------------------------------------------
@@ -244,7 +290,7 @@ def rename(context: Context, record: SandboxRecord, hostname: str, deadline: Dea
 
 def refresh(context: Context, record: SandboxRecord, deadline: Deadline, **changes: Any) -> SandboxRecord:
     """Change the sandbox's settings in place; endpoints stay attached (libnetwork detaches and rejoins them)."""
-    with context.doors.locks.acquire(record.id, deadline=deadline):
+    with context.doors.locks.acquire(short(record.id), deadline=deadline):
 
         def attempt() -> SandboxRecord:
             stored = context.sandbox(record.id, deadline)
@@ -254,26 +300,27 @@ def refresh(context: Context, record: SandboxRecord, deadline: Deadline, **chang
 
         changed = retrying(deadline, f"refreshing sandbox {record.container_id!r}", attempt)
         for plug in context.plugs(record.id, deadline):
-            _rename_attachment(
-                context, plug.network.record.scope, plug.endpoint.network_id, plug.endpoint.id, changed, deadline
-            )
+            _rename_attachment(context, plug.network.record, plug.endpoint.id, changed, deadline)
         sandbox_files.write(context, changed, context.plugs(record.id, deadline))
     context.follower.announce(deadline)
     return changed
 
 
 def _rename_attachment(
-    context: Context, scope: str, network_id: str, endpoint_id: str, sandbox: SandboxRecord, deadline: Deadline
+    context: Context, network: NetworkRecord, endpoint_id: str, sandbox: SandboxRecord, deadline: Deadline
 ) -> None:
-    repository = context.repository("global" if scope == "global" else "local")
+    repository = context.repository(network.scope)
 
     def attempt() -> None:
-        stored = repository.endpoint(network_id, endpoint_id, deadline)
+        stored = repository.endpoint(network.id, endpoint_id, deadline)
         if stored is None or stored.record.attachment is None:
             return
         place = attrs.evolve(stored.record.attachment, hostname=sandbox.hostname)
         if place != stored.record.attachment:
-            repository.commit(stored.replace(attrs.evolve(stored.record, attachment=place)), deadline)
+            renamed = attrs.evolve(stored.record, attachment=place)
+            repository.commit(stored.replace(renamed), deadline)
+            if network.scope == "global":
+                context.local.commit(attach.ledger_line(network, renamed), deadline, durable=False)
 
     retrying(deadline, "renaming an attachment", attempt)
 

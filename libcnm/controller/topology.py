@@ -9,6 +9,7 @@ from __future__ import annotations
 import attrs
 
 from libcnm.controller.context import Context
+from libcnm.errors import Corrupt
 from libcnm.model import keys
 from libcnm.model.addresses import IPInterface, IPNetwork
 from libcnm.model.codec import decode
@@ -97,7 +98,6 @@ def topology(context: Context, deadline: Deadline) -> Topology:
     sandboxes = {
         stored.record.id: SandboxNode(stored.record.id, stored.record.container_id, context.host_name)
         for stored in context.local.sandboxes(deadline)
-        if stored.record.state == "ready"
     }
     for network in context.all_networks(deadline)[0]:
         record = network.record
@@ -123,7 +123,12 @@ def _hosts(context: Context, deadline: Deadline) -> list[HostNode]:
     if context.cluster is None:
         return [own]
     entries = context.repository("global").store.list(keys.host(""), deadline=deadline).entries
-    claims = [decode(HostClaim, entry.value, entry.key) for entry in entries]
+    claims: list[HostClaim] = []
+    for entry in entries:
+        try:
+            claims.append(decode(HostClaim, entry.value, entry.key))
+        except Corrupt as error:
+            context.log.warning("left out: %s", error)
     others = [HostNode(claim.name, claim.vtep, here=False) for claim in claims if claim.name != own.name]
     return [own, *others]
 

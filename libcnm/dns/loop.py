@@ -20,6 +20,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from libcnm.errors import Unavailable
@@ -32,6 +33,8 @@ BROKEN = select.EPOLLERR | select.EPOLLHUP
 """What epoll reports without being asked; whoever sees it on a stream must close it, or the loop spins."""
 
 _EVENTS_PER_ROUND = 256
+BEHIND_SECONDS = 0.1
+"""How long an answer waits for its owner to take in what has been committed; then it says what is known."""
 _TIMERS_BEFORE_SWEEP = 256
 """Cancelled timers are swept out when there are this many, and again whenever their number has doubled since."""
 
@@ -55,8 +58,9 @@ class Timer:
 class _Call(Generic[_T]):
     """A call on its way from another thread: either the loop takes it or its caller takes it back, never both."""
 
-    def __init__(self, action: Callable[[], _T]) -> None:
+    def __init__(self, action: Callable[[], _T], *, posted: bool = False) -> None:
         self.action = action
+        self.posted = posted
         self.taken = threading.Lock()
         self.done = threading.Event()
         self.result: list[_T] = []
@@ -74,15 +78,29 @@ class _Call(Generic[_T]):
         self.done.set()
 
 
-class Loop:
-    """``now`` is monotonic seconds. :meth:`run` is the body of the thread and returns after :meth:`stop`."""
+def never() -> bool:
+    """For whoever is never behind."""
+    return False
 
-    def __init__(self, now: Callable[[], float]) -> None:
+
+class Loop:
+    """``now`` is monotonic seconds. :meth:`run` is the body of the thread and returns after :meth:`stop`.
+
+    ``behind``, asked on the loop's thread, says whether the owner has been told something that it has not finished
+    taking in; see :meth:`settle`.
+    """
+
+    def __init__(self, now: Callable[[], float], behind: Callable[[], bool] = never) -> None:
         self.now = now
         self.faults = 0
+        self._behind = behind
+        self._overdue = False
+        self._settling = False
         self._epoll = select.epoll()
         self._doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._doorbell, READABLE)
+        self._doorbell_alone = select.poll()
+        self._doorbell_alone.register(self._doorbell, select.POLLIN)
         self._handlers: dict[int, Handler] = {self._doorbell: self._take_calls}
         self._gone: set[int] = set()
         self._timers: list[tuple[float, int, Timer]] = []
@@ -117,6 +135,37 @@ class Loop:
         timer = Timer(action)
         heapq.heappush(self._timers, (self.now() + seconds, next(self._order), timer))
         return timer
+
+    def settle(self) -> None:
+        """With something received in hand: return when all that was posted, or told to the owner, before it came is
+        done.
+
+        So whoever commits, tells the owner and only then asks (or lets somebody ask) gets an answer that knows the
+        commit, without anybody having waited for an acknowledgement. An owner that does not get on costs
+        :data:`BEHIND_SECONDS` once; then it is not waited for until it has caught up.
+        """
+        if self._behind():
+            self._await_owner()
+        else:
+            self._overdue = False
+        if self._calls:
+            self._run_calls()
+
+    def _await_owner(self) -> None:
+        if self._overdue:
+            return
+        until = self.now() + BEHIND_SECONDS
+        self._settling = True
+        try:
+            while self._behind():
+                left = until - self.now()
+                if left <= 0:
+                    self._overdue = True
+                    return
+                self._doorbell_alone.poll(left * 1000)
+                self._take_calls(0)  # the owner may be waiting for one of them
+        finally:
+            self._settling = False
 
     def run(self) -> None:
         """Serve until :meth:`stop`. Whatever ends it, callers who wait are told."""
@@ -191,6 +240,21 @@ class Loop:
             raise call.error
         return call.result[0]
 
+    def post(self, action: Callable[[], None]) -> None:
+        """Run ``action`` on the loop's thread, before anything that is received from now on is answered."""
+        with self._lock:
+            if self._ended:
+                raise Unavailable("the DNS thread", "it has ended")
+            self._calls.append(_Call(action, posted=True))
+            os.eventfd_write(self._doorbell, 1)
+
+    def caught_up(self) -> None:
+        """The owner is not behind any more; whoever waits for that may go on."""
+        if self._settling:
+            with self._lock:
+                if self._doorbell >= 0:
+                    os.eventfd_write(self._doorbell, 1)
+
     def stop(self) -> None:
         """Make :meth:`run` return after the round it is in."""
         self._stopping = True
@@ -209,11 +273,18 @@ class Loop:
             os.close(doorbell)
 
     def _take_calls(self, _events: int) -> None:
-        os.eventfd_read(self._doorbell)
+        with suppress(BlockingIOError):  # settle() may have answered the bell already
+            os.eventfd_read(self._doorbell)
+        self._run_calls()
+
+    def _run_calls(self) -> None:
         while self._calls:
             call = self._calls.popleft()
             if call.taken.acquire(blocking=False):
                 call.run()
+                if call.posted and call.error is not None:
+                    assert isinstance(call.error, Exception)
+                    self._fault("a posted call failed", call.error)
 
     def _refuse_calls(self) -> None:
         while self._calls:

@@ -4,7 +4,8 @@ thread.
 It never enters a namespace and never reads a file: the resident opens the sockets inside each sandbox, at
 :data:`~libcnm.dns.view.RESOLVER_ADDRESS`, and hands them over with what the sandbox may see. Changes of a
 :class:`~libcnm.dns.zone.NetworkZone` need no call: they are in force when ``put`` or ``remove`` returns. Changes of
-views are in force when :meth:`ResolverServer.update` returns, and after :meth:`~ResolverServer.detach` no reply leaves.
+views are in force for whatever is asked after :meth:`ResolverServer.update` has returned, and after
+:meth:`~ResolverServer.detach` no reply leaves.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from libcnm.contracts.resolver import Resolver
 from libcnm.dns.counters import Counters, Statistics
 from libcnm.dns.exchange import OpenSocket
 from libcnm.dns.forward import Forwarder
-from libcnm.dns.loop import Loop
+from libcnm.dns.loop import Loop, never
 from libcnm.dns.responder import Responder
 from libcnm.dns.service import SandboxService, Shared
 from libcnm.dns.view import SandboxView
@@ -37,7 +38,9 @@ class ResolverServer:
 
     ``now`` is a monotonic clock in seconds. ``below(n)`` draws unpredictably from [0, n): ids and ports depend on it
     (``secrets.randbelow``). ``open_socket`` makes the sockets towards upstreams, see
-    :data:`~libcnm.dns.exchange.OpenSocket`. ``backends`` are asked, in order, for what no network knows.
+    :data:`~libcnm.dns.exchange.OpenSocket`. ``backends`` are asked, in order, for what no network knows. ``behind``,
+    asked before each answer, says whether the owner has been told of a commit that it has not taken in yet; answers
+    wait a little for :meth:`caught_up`.
     """
 
     def __init__(
@@ -47,9 +50,10 @@ class ResolverServer:
         below: Callable[[int], int],
         open_socket: OpenSocket,
         backends: Sequence[Resolver] = (),
+        behind: Callable[[], bool] = never,
     ) -> None:
         counters = Counters()
-        self._loop = Loop(now)
+        self._loop = Loop(now, behind)
         forwarder = Forwarder(self._loop, counters, below, open_socket)
         self._shared = Shared(self._loop, counters, Responder(now, below, backends, counters), forwarder)
         self._services: dict[str, SandboxService] = {}
@@ -113,14 +117,19 @@ class ResolverServer:
 
         Raises :class:`~libcnm.errors.NotFound` for a sandbox that is not attached, :class:`~libcnm.errors.Unavailable`.
         """
+        if sandbox_id not in self._services:
+            raise NotFound("resolver of sandbox", sandbox_id)
 
         def update() -> None:
             service = self._services.get(sandbox_id)
-            if service is None:
-                raise NotFound("resolver of sandbox", sandbox_id)
-            service.update(view)
+            if service is not None:  # detached meanwhile
+                service.update(view)
 
-        self._loop.call(update, CALL_SECONDS)
+        self._loop.post(update)
+
+    def caught_up(self) -> None:
+        """The owner has taken in all it was told; from any thread."""
+        self._loop.caught_up()
 
     def detach(self, sandbox_id: str) -> None:
         """Stop serving the sandbox and close its sockets. One that is not attached is detached already.

@@ -33,6 +33,7 @@ from libcnm.model.resource import Resource
 
 BRIDGE: Final = "br0"
 DEVICE: Final = "vxlan1"
+_VNI_DIGITS: Final = len(str(limits.VNI_MAX))
 
 
 def _no_encryption(label: str, value: str) -> None:
@@ -43,9 +44,24 @@ def _no_encryption(label: str, value: str) -> None:
     )
 
 
+def _vni(label: str, value: str) -> int:
+    """A VNI of the user's choice: 1 to 2^24-1, all that RFC 7348 has but 0, which to the original means "any".
+
+    The original's manager takes every number from users and begins at 4096 (standalone: 256) only when it picks one
+    itself. So 1 to 255 are theirs alone: what we pick begins at ``limits.VNI_MIN`` and never collides with them.
+    """
+    if "," in value:
+        raise Invalid(
+            f"options[{label}]", value, "is a list", hint="give one VNI: a network's subnets share its segment"
+        )
+    if len(value) > _VNI_DIGITS:
+        raise Invalid(f"options[{label}]", value, f"is not an integer between 1 and {limits.VNI_MAX}")
+    return options.vni(label, value)
+
+
 _OPTIONS = {
     options.MTU: options.mtu,
-    options.OVERLAY_VNIS: options.vni,
+    options.OVERLAY_VNIS: _vni,
     options.OVERLAY_ENCRYPTED: _no_encryption,
     options.INTERFACE_PREFIX: options.interface_prefix,
 }

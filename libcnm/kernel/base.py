@@ -111,6 +111,10 @@ class Kernel(ABC):
         Unavailable (the door itself failed).
         """
 
+    def anticipate(self) -> None:
+        """A namespace will be asked for in a moment: begin with what leaves nothing behind. A hint, never an error."""
+        return
+
     @abstractmethod
     def sweep(self) -> int:
         """Remove parked links for good (20 ms each time, however many); returns how many namespaces had some."""
@@ -139,7 +143,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def namespace(self, name: str) -> NamespaceId | None:
-        """Which namespace is pinned under that name, or None."""
+        """Which namespace is pinned under that name, or None; the host's own for ``""``."""
 
     @abstractmethod
     def namespace_path(self, name: str) -> str:

@@ -195,7 +195,7 @@ class FakeKernel(Kernel):
 
     def namespace(self, name: str) -> NamespaceId | None:
         with self._lock:
-            inode = self._machine.pins.get(name)
+            inode = self._machine.pins.get(name) if name else HOST_INODE
         return None if inode is None else NamespaceId(NSFS_DEVICE, inode)
 
     def namespace_path(self, name: str) -> str:

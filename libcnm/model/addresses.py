@@ -9,12 +9,26 @@ from collections.abc import Mapping
 import attrs
 
 from libcnm.errors import Invalid
+from libcnm.model import limits
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_UNICAST_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
+
+
+def _spans(*blocks: str) -> tuple[tuple[int, int], ...]:
+    found = [ipaddress.ip_network(block) for block in blocks]
+    return tuple((int(block.network_address), int(block.broadcast_address)) for block in found)
+
+
+_NOBODYS = {
+    4: _spans("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32"),
+    6: _spans("::/127", "::ffff:0:0/96", "fe80::/10", "ff00::/8"),
+}
+"""First and last addresses of what no interface on a wire has. IPv4 link-local is left to those who want it."""
 
 
 def parse_address(value: str | IPAddress, field: str) -> IPAddress:
@@ -55,6 +69,25 @@ def parse_mac(value: str, field: str = "mac") -> str:
     if mac == "00:00:00:00:00:00":
         raise Invalid(field, value, "is all zero")
     return mac
+
+
+def is_canonical_mac(value: str) -> bool:
+    """True for a MAC as :func:`parse_mac` gives it: unicast, in lower case, not zero."""
+    return _UNICAST_MAC.fullmatch(value) is not None and value != "00:00:00:00:00:00"
+
+
+def check_unicast(value: IPAddress | IPNetwork, field: str) -> None:
+    """Refuse an address that no interface on a wire can have, or a block that holds one: loopback, multicast and such.
+
+    Raises :class:`~libcnm.errors.Invalid`. Compares integers: it runs for every address that is read from a store.
+    """
+    if isinstance(value, ipaddress.IPv4Address | ipaddress.IPv6Address):
+        first = last = int(value)
+    else:
+        first, last = int(value.network_address), int(value.broadcast_address)
+    for low, high in _NOBODYS[value.version]:
+        if first <= high and low <= last:
+            raise Invalid(field, str(value), "is or holds loopback, multicast, unspecified or other special addresses")
 
 
 def mac_from_address(address: IPAddress) -> str:
@@ -114,6 +147,8 @@ class Subnet:
             return
         if self.range is not None and not _inside(self.range, self.pool):
             raise Invalid("range", str(self.range), f"is not inside the subnet {self.pool}")
+        if len(self.aux) > limits.AUX_PER_SUBNET or any(len(name) > limits.LABEL_BYTES for name in self.aux):
+            raise Invalid("aux", len(self.aux), f"are more than {limits.AUX_PER_SUBNET}, or a name is too long")
         named = {"gateway": self.gateway, **{f"aux[{name}]": address for name, address in self.aux.items()}}
         for field, address in named.items():
             if address is not None and address not in self.pool:

@@ -1,7 +1,8 @@
 """Records to bytes and back: JSON with the record's kind and a schema version; strict on what it does not know.
 
 The mapping follows the records' type annotations, compiled once per class to plain functions. A record of a newer
-version, or with fields this version does not know, is :class:`~libcnm.errors.Corrupt`, never half-read.
+version, with fields this version does not know, or with values that no verb would have written
+(:mod:`libcnm.model.checks`), is :class:`~libcnm.errors.Corrupt`, never half-read.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import attrs
 
 from libcnm.errors import CnmError, Corrupt
+from libcnm.model import checks, limits
 
 SCHEMA = 1
 _DUMP = json.JSONEncoder(separators=(",", ":")).encode
@@ -23,40 +25,79 @@ _DUMP = json.JSONEncoder(separators=(",", ":")).encode
 Record = TypeVar("Record", bound=attrs.AttrsInstance)
 _Convert = Callable[[Any], Any]
 
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_PARSE = json.JSONDecoder(parse_constant=_no_constant).decode
+
+
+def _address(text: str) -> Any:
+    return ipaddress.ip_address(_unscoped(text))
+
+
+def _interface(text: str) -> Any:
+    return ipaddress.ip_interface(_unscoped(text))
+
+
+def _unscoped(text: str) -> str:
+    if "%" in text:  # what follows would be any text at all, and no address of ours has a scope
+        raise ValueError(f"{text!r} has a scope id")
+    return text
+
+
 _ADDRESSES: Mapping[type, Callable[[str], Any]] = {
-    ipaddress.IPv4Address: ipaddress.ip_address,
-    ipaddress.IPv6Address: ipaddress.ip_address,
-    ipaddress.IPv4Interface: ipaddress.ip_interface,
-    ipaddress.IPv6Interface: ipaddress.ip_interface,
+    ipaddress.IPv4Address: _address,
+    ipaddress.IPv6Address: _address,
+    ipaddress.IPv4Interface: _interface,
+    ipaddress.IPv6Interface: _interface,
     ipaddress.IPv4Network: ipaddress.ip_network,
     ipaddress.IPv6Network: ipaddress.ip_network,
 }
 
 
 def encode(record: attrs.AttrsInstance) -> bytes:
-    """The record as compact JSON. Fields at their defaults are left out."""
+    """The record as compact JSON, without fields at their defaults. Invalid for one that could not be read again."""
+    checks.check_values(record)
     cls = type(record)
     body = _encoder(cls)(record)
     return _DUMP({"k": cls.__name__, "v": SCHEMA, **body}).encode()
 
 
-def decode(cls: type[Record], value: bytes, where: str) -> Record:
-    """The record of that class; ``where`` names the key in :class:`~libcnm.errors.Corrupt`."""
+def decode(cls: type[Record], value: bytes, key: str) -> Record:
+    """The record of that class that lies at ``key``, or :class:`~libcnm.errors.Corrupt`, which names the key.
+
+    Records that say what they are (by id, by name) are believed only at their own key.
+    """
+    if len(value) > limits.VALUE_BYTES:
+        raise Corrupt(key, f"{len(value)} bytes are more than {limits.VALUE_BYTES}")
     try:
-        body = json.loads(value)
+        body = _PARSE(value.decode())
     except (ValueError, RecursionError) as error:
-        raise Corrupt(where, f"not JSON: {error}") from None
+        raise Corrupt(key, f"not JSON: {_reason(error)}") from None
     if not isinstance(body, dict) or body.pop("k", None) != cls.__name__:
-        raise Corrupt(where, f"not a {cls.__name__}")
+        raise Corrupt(key, f"not a {cls.__name__}")
     version = body.pop("v", None)
-    if version != SCHEMA:
-        raise Corrupt(
-            where, f"schema version {version!r}, this libcnm reads {SCHEMA}", hint="upgrade this host's libcnm"
-        )
+    if type(version) is not int or version != SCHEMA:
+        told = _shortened(repr(version))
+        raise Corrupt(key, f"schema version {told}, this libcnm reads {SCHEMA}", hint="upgrade this host's libcnm")
     try:
-        return _decoder(cls)(body)  # type: ignore[no-any-return]  # the decoder is compiled for cls
-    except (CnmError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise Corrupt(where, str(error)) from error
+        record = _decoder(cls)(body)
+        checks.check(record, key)
+    except (CnmError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise Corrupt(key, _reason(error)) from error
+    return record  # type: ignore[no-any-return]  # the decoder is compiled for cls
+
+
+def _reason(error: Exception) -> str:
+    return _shortened(str(error))
+
+
+def _shortened(text: str) -> str:
+    """Whoever wrote the value must not fill our log: with text that is not ASCII escaped, and not beyond a line."""
+    text = text.encode("ascii", "backslashreplace").decode()
+    return text if len(text) <= limits.REASON_CHARS else f"{text[: limits.REASON_CHARS - 3]}..."
 
 
 @cache
@@ -139,7 +180,7 @@ def _from_plain_member(member: Any) -> _Convert:
     if isinstance(member, type) and attrs.has(member):
         return _decoder(member)
     if member is float:
-        return lambda value: float(_checked((int, float), value))
+        return _seconds
     return lambda value: _checked(member, value)
 
 
@@ -147,6 +188,12 @@ def _checked(expected: Any, value: Any) -> Any:
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is int):
         raise TypeError(f"{value!r} is not {expected}")
     return value
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is not a number")
+    return float(value)
 
 
 def _one_of(allowed: tuple[Any, ...], value: Any) -> Any:

@@ -9,7 +9,8 @@ from libcnm.errors import Invalid
 from libcnm.model import limits
 
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{limits.NAME_CHARS - 1}}}")
-_HOSTNAME_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOSTNAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 ID_HEX_DIGITS = 64
 
 
@@ -27,8 +28,7 @@ def check_name(value: str, field: str = "name") -> str:
 
 def check_hostname(value: str, field: str = "hostname") -> str:
     """A host name: labels of 1 to 63 letters, digits and hyphens (and '_'), 253 in all (RFC 1123 2.1)."""
-    labels = value.split(".") if isinstance(value, str) else []
-    if not labels or len(value) > 253 or not all(_HOSTNAME_LABEL.fullmatch(label) for label in labels):
+    if not isinstance(value, str) or len(value) > 253 or not _HOSTNAME.fullmatch(value):
         raise Invalid(field, value, "is not a host name")
     return value
 

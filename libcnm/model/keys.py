@@ -12,6 +12,8 @@ INTENTS = "intent/"
 PRESENCES = "presence/"
 HOST_SETTINGS = "host-setting/"
 ENDPOINTS = "endpoint/"
+CLAIMS = ("name/", "mac/", "vni/")
+"""Where the value says whose something is, by the id of its object."""
 
 
 def network(network_id: str) -> str:
@@ -98,13 +100,8 @@ def attachment(sandbox_id: str, scope: str, network_id: str, endpoint_id: str) -
     return f"{attachments(sandbox_id)}{scope}/{network_id}/{endpoint_id}"
 
 
-def split_attachment(key: str) -> tuple[str, str, str]:
-    """Scope, network id and endpoint id of a ledger line."""
-    return parse_attachment(key)[1:]
-
-
 def parse_attachment(key: str) -> tuple[str, str, str, str]:
-    """The same, with the sandbox's id in front."""
+    """Sandbox id, scope, network id and endpoint id of a ledger line."""
     _, sandbox_id, scope, network_id, endpoint_id = key.split("/")
     return sandbox_id, scope, network_id, endpoint_id
 

@@ -14,6 +14,16 @@ PORTS_PER_ENDPOINT: Final = 1024
 SUBNETS_PER_NETWORK: Final = 16
 """Keeps an endpoint's claims (one address a subnet) far below one transaction's 60 operations."""
 
+AUX_PER_SUBNET: Final = 60
+"""Each is a write of the transaction that makes the network."""
+PRIORITY_MAX: Final = 1_000_000
+LOCKS_PER_INTENT: Final = 8
+"""A verb holds three at most: network, endpoint, sandbox."""
+EPOCH_MAX: Final = 2**31 - 1
+"""How often a network is made on one host."""
+EPOCH_SECONDS_MAX: Final = 253_402_300_799
+"""The end of the year 9999, the last that ``datetime`` can show."""
+
 # -- the store: what Consul and etcd both can -----------------------------------------------------------------------
 TRANSACTION_OPERATIONS: Final = 60
 """Consul takes 64 operations in a transaction (etcd 128); the rest is slack for the feed key."""
@@ -21,6 +31,8 @@ TRANSACTION_BYTES: Final = 256 * 1024
 VALUE_BYTES: Final = 256 * 1024
 """Consul refuses values over 512 KiB, etcd requests over 1.5 MiB."""
 KEY_BYTES: Final = 512
+REASON_CHARS: Final = 300
+"""How much of a reason is told: it may quote what was read."""
 DECODED_RECORDS: Final = 4096
 """How many records a process keeps decoded; then it begins anew."""
 CONFLICT_RETRIES: Final = 64

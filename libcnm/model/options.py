@@ -41,7 +41,7 @@ def vni(label: str, value: str) -> int:
 
 def integer(label: str, value: str, low: int, high: int) -> int:
     """A decimal integer between the bounds, both included."""
-    if not value.isascii() or not value.isdigit() or not low <= int(value[:12]) <= high:
+    if not value.isascii() or not value.isdigit() or len(value) > 12 or not low <= int(value) <= high:
         raise Invalid(f"options[{label}]", value, f"is not an integer between {low} and {high}")
     return int(value)
 

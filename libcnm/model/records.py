@@ -110,8 +110,6 @@ class SandboxRecord:
     extra_hosts: dict[str, str] = attrs.field(factory=dict)
     labels: dict[str, str] = attrs.field(factory=dict)
     created: float = 0.0
-    state: Literal["preparing", "ready", "deleting"] = "preparing"
-    operation: str = ""
 
 
 @attrs.frozen
@@ -151,6 +149,19 @@ class NameClaim:
 
     holder: str
     operation: str = ""
+
+
+@attrs.frozen
+class LedgerLine:
+    """What a host remembers, in its own store, of an attachment of its own; its key says of which.
+
+    Of an endpoint of the cluster it keeps the records as they were attached: what is in a sandbox here is no other
+    host's to say, and local work on the sandbox does not need the cluster's store. Of a local one the records are at
+    hand.
+    """
+
+    network: NetworkRecord | None = None
+    endpoint: EndpointRecord | None = None
 
 
 @attrs.frozen

@@ -20,6 +20,10 @@ class Clock(ABC):
     def wall(self) -> float:
         """Seconds since the epoch; may jump."""
 
+    @abstractmethod
+    def pause(self, seconds: float) -> None:
+        """Let that much time pass: for what others have to finish first and nobody announces."""
+
     def deadline(self, seconds: float) -> Deadline:
         """The deadline ``seconds`` from now."""
         return Deadline.after(seconds, self.monotonic)
@@ -33,6 +37,9 @@ class SystemClock(Clock):
 
     def wall(self) -> float:
         return time.time()
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 class ManualClock(Clock):
@@ -50,6 +57,9 @@ class ManualClock(Clock):
 
     def wall(self) -> float:
         return self.monotonic()
+
+    def pause(self, seconds: float) -> None:
+        self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
         """Move it forward."""

@@ -1,8 +1,10 @@
 """Locks between processes and threads of one host: ``flock`` on a file per object, freed by the kernel when its
 holder dies.
 
-Order, always: network before endpoint before sandbox. A lock file is removed by whoever held it exclusively last, so
-the folder holds no more files than there are verbs under way. Fake and real are one: ``flock`` works in any folder.
+Order, always: network before endpoint before sandbox. A lock file is removed by whoever held it exclusively last. One
+that was last shared, or whose holder was killed, stays, and is no lock; :meth:`Locks.sweep` (each healing calls it)
+removes it. So the folder holds the files of the verbs under way, and of what was shared or killed since. Fake and real
+are one: ``flock`` works in any folder.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import attrs
 
 from libcnm.errors import DeadlineExceeded, Unavailable
 from libcnm.model.deadline import Deadline
+from libcnm.system.files import Files
 
 _STEP_SECONDS = 0.002
 _STEP_SECONDS_MAX = 0.05
@@ -56,7 +59,7 @@ class Locks:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._wait = threading.Event()  # never set: a wait that close() could end one day, and no sleep
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        Files().make_folder(folder)  # where others could put files, they could hold our locks
 
     def acquire(self, name: str, *, deadline: Deadline, shared: bool = False) -> HeldLock:
         """Wait for the lock; :class:`~libcnm.errors.DeadlineExceeded` names it and its holder when the budget is
@@ -104,6 +107,19 @@ class Locks:
                     os.pwrite(descriptor, f"{os.getpid():>10}".encode(), 0)
                 return HeldLock(path, descriptor, not shared)
             os.close(descriptor)  # its last holder removed it between our open and our flock: open the new one
+
+    def sweep(self) -> None:
+        """Remove the files that nobody holds. Each is taken exclusively for a moment, as a verb would take it: whoever
+        waits for it meanwhile has it a moment later.
+        """
+        try:
+            names = os.listdir(self._folder)
+        except OSError as error:
+            raise Unavailable("locks", error.strerror or str(error), hint=f"look at {self._folder}") from None
+        for name in names:
+            held = self.try_acquire(name)
+            if held is not None:
+                held.release()
 
     def _holder(self, name: str) -> str:
         try:

@@ -5,11 +5,22 @@ No shell anywhere: a command is a list of arguments.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from libcnm.errors import Invalid
+
+
+def be_patient() -> None:
+    """The calling thread no longer interrupts others when it is woken; it runs when a processor is free, or its turn
+    comes (SCHED_BATCH, sched(7)). For work that somebody asks for and then goes on without waiting. Threads started
+    from it are ordinary ones.
+    """
+    with suppress(OSError):  # not allowed here: then it is merely less polite
+        os.sched_setscheduler(0, os.SCHED_BATCH | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
 
 def checked_argv(argv: Sequence[str], options: Mapping[str, Any]) -> list[str]:

@@ -34,12 +34,23 @@ _SWITCHES = (
     Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
 )
 
+_POWERS = 1 << 12 | 1 << 21
+"""CAP_NET_ADMIN and CAP_SYS_ADMIN, from <linux/capability.h>: to change networks, and to make and enter namespaces."""
+
 _entered_by: int | None = None  # the pid: a forked child inherits the namespaces, yet must not be taken for us
 
 
 def in_private_namespaces() -> bool:
     """Whether this process has moved itself into private namespaces with :func:`enter_private_namespaces`."""
     return _entered_by == os.getpid()
+
+
+def rules_its_network() -> bool:
+    """Whether this process may change the network that it is in, and make and enter namespaces beside it."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16) & _POWERS == _POWERS
+    return False
 
 
 def enter_private_namespaces(*, user: bool | None = None) -> None:

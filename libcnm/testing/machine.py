@@ -145,8 +145,8 @@ class ControllerMachine(Watched):
     ) -> None:  # fmt: skip
         net = self._some_network(data)
         wanted: IPAddress | None = None if address is None else ipaddress.ip_address(address)
-        plain = net.driver in ("null", "host")
-        refusal = Invalid if plain and ports else self.model.create_endpoint(net, name, wanted, mac)
+        closed = net.driver != "bridge" or net.internal
+        refusal = Invalid if closed and ports else self.model.create_endpoint(net, name, wanted, mac)
         live = self._network(net, host, process)
         request = self._request() if twice else None
 
@@ -249,6 +249,7 @@ class ControllerMachine(Watched):
             self.create_sandbox(host, process, container, own=True)
         name = f"e{self.world.entropy.below(2**32)}"
         net = usable[0]
+        ports = () if driver == "overlay" or net.internal else ports
         if self.model.create_endpoint(net, name, None, None) is None:
             endpoint = self._network(net, host, process).create_endpoint(name, ports=ports)
             addresses = frozenset(interface.ip for interface in endpoint.addresses)

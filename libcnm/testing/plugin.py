@@ -59,7 +59,11 @@ def cnm_controller(cnm_world: Callable[..., FakeWorld]) -> Iterator[Controller]:
 
 @pytest.fixture
 def cnm_lab() -> Iterator[Lab]:
-    """A :class:`libcnm.lab.Lab` of two hosts on the real kernel; skipped, with the reason, where that is impossible."""
+    """A :class:`libcnm.lab.Lab` of two hosts on the real kernel; skipped, with the reason, where that is impossible.
+
+    For an ordinary user it is possible once the session has called :func:`libcnm.lab.ensure_privileges`, which must be
+    before any thread is started: in ``pytest_configure`` of ``conftest.py``.
+    """
     from libcnm.errors import KernelError, NotSupported
     from libcnm.lab import Lab
 

@@ -95,9 +95,11 @@ class TestLinuxKernel(KernelConformance):
         hand = LinuxHand.__new__(LinuxHand)
         hand._sleepers = []
         path = hand.make_namespace()
-        subprocess.run(["nsenter", f"--net={path}", "ip", "link", "set", "lo", "up"], check=True)
-        yield path
-        hand.close()
+        try:
+            subprocess.run(["nsenter", f"--net={path}", "ip", "link", "set", "lo", "up"], check=True)
+            yield path
+        finally:
+            hand.close()
 
     @pytest.fixture
     def kernel(self, home: str, tmp_path: Path) -> Iterator[LinuxKernel]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,6 +191,7 @@ def _released(workers: list[subprocess.Popen[bytes]]) -> list[dict[str, Any]]:
     return [ended(worker) for worker in workers]
 
 
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no `strace` on this machine (Debian package strace)")
 @pytest.mark.parametrize("verb", ["create_sandbox", "create_endpoint", "join", "leave", "delete_sandbox"])
 def test_the_effects_of_a_verb_are_those_that_strace_sees(
     verb: str,

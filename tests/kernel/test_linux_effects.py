@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -62,6 +63,7 @@ def script(tmp_path: Path) -> list[str]:
     return ["unshare", "-nm", sys.executable, str(path), str(tmp_path / "run")]
 
 
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no `strace` on this machine (Debian package strace)")
 def test_each_system_call_with_an_effect_was_announced(
     script: list[str], tmp_path: Path, effects_in: Callable[[Path], dict[str, int]]
 ) -> None:

@@ -10,18 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libcnm.errors import Corrupt
+from libcnm.model import keys
 from libcnm.model.codec import SCHEMA, decode, encode
 from libcnm.model.records import EndpointRecord, Mark, NameClaim, NetworkRecord
-from libcnm.testing.records import records
+from libcnm.testing.records import key_of, records
 
-NETWORK = NetworkRecord("a" * 64, "blue", "bridge", "local", mark=Mark("op", "host"))
+NETWORK = NetworkRecord("a" * 64, "blue", "bridge", "local", mark=Mark("0f" * 16, "host"))
+KEY = keys.network(NETWORK.id)
 
 
 @given(records())
 def test_a_record_comes_back_as_it_was(record: attrs.AttrsInstance) -> None:
     """Any record of any kind: encoded, decoded, equal; encoded again, the same bytes."""
     value = encode(record)
-    again = decode(type(record), value, "key")
+    again = decode(type(record), value, key_of(record))
     assert record == again
     assert value == encode(again)
 
@@ -41,7 +43,7 @@ def test_another_schema_version_is_not_guessed_at(record: attrs.AttrsInstance, v
     """A record of a newer (or no) version is Corrupt, and the error says what to do."""
     body = {**json.loads(encode(record)), "v": version}
     with pytest.raises(Corrupt) as raised:
-        decode(type(record), json.dumps(body).encode(), "key")
+        decode(type(record), json.dumps(body).encode(), key_of(record))
     assert "upgrade this host's libcnm" == raised.value.hint
 
 
@@ -63,7 +65,7 @@ def test_a_field_of_another_type_is_corrupt(record: attrs.AttrsInstance, data: s
         field = data.draw(st.sampled_from(fields))
         body[field] = {"no such": [object.__name__]} if not isinstance(body[field], dict) else 7
         with pytest.raises(Corrupt):
-            decode(type(record), json.dumps(body).encode(), "key")
+            decode(type(record), json.dumps(body).encode(), key_of(record))
 
 
 @pytest.mark.parametrize(
@@ -80,13 +82,13 @@ def test_what_a_network_record_may_not_hold(change: dict[str, object]) -> None:
     """Values of other types, states that do not exist, blocks with host bits."""
     body = {**json.loads(encode(NETWORK)), **change}
     with pytest.raises(Corrupt):
-        decode(NetworkRecord, json.dumps(body).encode(), "key")
+        decode(NetworkRecord, json.dumps(body).encode(), KEY)
 
 
 def test_a_record_of_another_kind_is_corrupt() -> None:
     """An endpoint is not read as a network, whatever its fields."""
     with pytest.raises(Corrupt, match="not a EndpointRecord"):
-        decode(EndpointRecord, encode(NETWORK), "key")
+        decode(EndpointRecord, encode(NETWORK), KEY)
 
 
 def test_a_missing_field_is_corrupt() -> None:
@@ -94,7 +96,7 @@ def test_a_missing_field_is_corrupt() -> None:
     body = json.loads(encode(NETWORK))
     del body["name"]
     with pytest.raises(Corrupt, match="name"):
-        decode(NetworkRecord, json.dumps(body).encode(), "key")
+        decode(NetworkRecord, json.dumps(body).encode(), KEY)
 
 
 def test_defaults_take_no_room() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from libcnm.errors import DeadlineExceeded, Unavailable
+from libcnm.errors import DeadlineExceeded, Forbidden, Unavailable
 from libcnm.model.deadline import Deadline
 from libcnm.system.clock import ManualClock
 from libcnm.system.locks import Locks
@@ -150,6 +150,32 @@ def test_no_files_are_left(locks: Locks, tmp_path: Path) -> None:
     with locks.acquire("a", deadline=within()):
         assert ["a"] == os.listdir(tmp_path / "locks")
     assert [] == os.listdir(tmp_path / "locks")
+
+
+def test_what_nobody_holds_is_swept(locks: Locks, tmp_path: Path) -> None:
+    """A shared holder and a killed process leave their files; a sweep removes these, and no lock that is held."""
+    locks.acquire("shared", deadline=within(), shared=True).release()
+    with other_process(tmp_path, "killed") as process:
+        assert "held" == answer(process)
+        process.kill()
+    with (
+        locks.acquire("mine", deadline=within()),
+        locks.acquire("ours", deadline=within(), shared=True),
+        other_process(tmp_path, "theirs") as process,
+    ):
+        assert "held" == answer(process)
+        assert {"shared", "killed", "mine", "ours", "theirs"} == set(os.listdir(tmp_path / "locks"))
+        locks.sweep()
+        assert {"mine", "ours", "theirs"} == set(os.listdir(tmp_path / "locks"))
+        assert [None, None] == [locks.try_acquire(name) for name in ("mine", "theirs")]
+
+
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
+    """Whoever may open the files in it could hold every lock."""
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks").chmod(0o777)
+    with pytest.raises(Forbidden, match="chmod"):
+        Locks(str(tmp_path / "locks"))
 
 
 def test_many_threads_take_turns(locks: Locks) -> None:

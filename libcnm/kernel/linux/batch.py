@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import Final
 
 import attrs
@@ -65,8 +66,6 @@ class Batch:
         self.deadline = deadline
         self.channels = channels
         self.outcomes: list[KernelError | None] = [None] * len(changes)
-        self.fresh: dict[str, int] = {}
-        """Namespaces made in this call, with the next free link index in each."""
         self.doomed = {
             change.resource.name
             for change in changes
@@ -79,6 +78,7 @@ class Batch:
         self._ns = ""
         self._posted: list[_Posted] = []
         self._raised: list[tuple[str, str]] = []
+        self._pairs: dict[tuple[str, str], tuple[str, str]] = {}
 
     # -- channels ------------------------------------------------------------------------------------------------------
 
@@ -102,14 +102,12 @@ class Batch:
     def made(self, ns: str, channel: Channel) -> None:
         """A namespace was made in this call: it holds ``lo`` and nothing else."""
         self._lent[ns] = channel
-        self.fresh[ns] = 2
 
     def release(self, ns: str) -> None:
         """Give a namespace's channel back now; it is about to go."""
         channel = self._lent.pop(ns, None)
         if channel is not None:
             self.channels.give_back(channel)
-        self.fresh.pop(ns, None)
         self._indexes = {key: index for key, index in self._indexes.items() if key[0] != ns}
 
     def close(self) -> None:
@@ -168,6 +166,10 @@ class Batch:
         self.flush()
         return self.outcomes[change] is None
 
+    def paired(self, inner: tuple[str, str], outer: tuple[str, str]) -> None:
+        """A pair was made in this call: the namespace and name of each end."""
+        self._pairs[inner] = outer
+
     def raised(self, ns: str, name: str) -> None:
         """A link was brought up: see to it at the end that it carries packets when the call returns."""
         self._raised.append((ns, name))
@@ -181,15 +183,18 @@ class Batch:
         """
         self.flush()
         for ns, name in self._raised:
-            try:
-                channel = self.channel(ns)
-            except Refused:
-                continue  # a later change of the same call has taken the namespace away
-            with channel.wire(self.deadline) as wire:
-                body, _ = wire.ask(pack.get_link(name), self.deadline)
-                link = None if body is None else unpack.link(body)
+            outer = self._pairs.get((ns, name))
+            with suppress(Refused):  # a later change of the same call has taken the namespace away
+                if outer is not None:
+                    self._ask_about(*outer)
+                body = self._ask_about(ns, name)
+                link = None if body is None or outer is not None else unpack.link(body)
                 if link is not None and link.kind == "veth" and link.link:
-                    wire.ask(pack.get_link(link.link, nsid=link.nsid), self.deadline)
+                    self._ask_about(ns, link.link, link.nsid)
+
+    def _ask_about(self, ns: str, name: str | int, nsid: int | None = None) -> bytes | None:
+        with self.channel(ns).wire(self.deadline) as wire:
+            return wire.ask(pack.get_link(name, nsid=nsid), self.deadline)[0]
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -233,7 +238,7 @@ class Batch:
         known = self._indexes.get((ns, name))
         if known is not None:
             return known
-        if ns in self.fresh and name == "lo":
+        if name == "lo" and self.channel(ns).next_index:
             return 1
         self.vouch(ns, name)
         index = unpack.index(self._ask(ns, name))

@@ -8,6 +8,7 @@ lent may be used from any thread, by one at a time, under its lock.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -36,6 +37,8 @@ class Channel:
         self.identity = identity
         self.fd = fd
         self.brought = brought
+        self.next_index = 0
+        """The next free link index inside, where this process has made the namespace and every link in it; else 0."""
         self.users = 0
         self._wire = wire
         self._lock = threading.Lock()
@@ -81,6 +84,7 @@ class Channels:
         self._home = home
         self._lock = threading.Lock()
         self._open: OrderedDict[str, Channel] = OrderedDict()
+        self._spare: Channel | None = None
 
     def lend(self, name: str, deadline: Deadline) -> Channel:
         """The channel of what is pinned under ``name`` now (``""``: home). FileNotFoundError when nothing is."""
@@ -138,7 +142,10 @@ class Channels:
                     self._drop(name)
 
     def close(self) -> None:
-        """Drop all; those lent close when they come back."""
+        """Drop all; those lent close when they come back. Nothing is made any more: the worker has ended."""
+        spare = self._take_spare()
+        if spare is not None:
+            spare.close()
         with self._lock:
             for name in list(self._open):
                 self._drop(name)
@@ -174,23 +181,45 @@ class Channels:
         return self._keep(Channel(name, identity_of(os.fstat(fd)), fd, wire, self._brought(name)))
 
     def _made(self, name: str) -> Channel:
-        opened: list[Channel] = []
+        path = self._namespaces.path(name)
+        if self._namespaces.pinned(name) is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        channel = self._take_spare() or self._begin()
+        channel.name = name
+        try:
+            self._namespaces.pin(name, channel.fd)
+        except BaseException:
+            channel.close()
+            raise
+        return self._keep(channel)
 
-        def inside() -> None:
+    def anticipate(self) -> None:
+        """Begin a namespace for the next :meth:`make`, while the caller does something else."""
+        self._worker.post(self._begin_spare)
+
+    def _begin_spare(self) -> None:
+        if self._spare is None:
+            made = self._begin()
+            with self._lock:
+                self._spare = made
+
+    def _take_spare(self) -> Channel | None:
+        with self._lock:
+            spare, self._spare = self._spare, None
+            return spare
+
+    def _begin(self) -> Channel:
+        def inside() -> Channel:
             fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                opened.append(Channel(name, identity_of(os.fstat(fd)), fd, open_transport(), brought=False))
+                channel = Channel("", identity_of(os.fstat(fd)), fd, open_transport(), brought=False)
             except BaseException:
                 os.close(fd)
                 raise
+            channel.next_index = 2  # after lo
+            return channel
 
-        try:
-            self._namespaces.make(name, inside)
-        except BaseException:
-            for channel in opened:
-                channel.close()
-            raise
-        return self._keep(opened[0])
+        return self._namespaces.begin(inside)
 
     def _brought(self, name: str) -> bool:
         return bool(name) and self._namespaces.source(name) is not None

@@ -9,10 +9,13 @@ is unpinned, and taken up when it is pinned. It never looks at what is left. Sou
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import select
 import socket
+import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -45,6 +48,21 @@ _WHAT: Final[dict[int, What]] = {
 }
 _NFT_REMOVALS: Final = frozenset({2, 5, 8, 11, 14})
 """NFT_MSG_DELTABLE, DELCHAIN, DELRULE, DELSET, DELSETELEM."""
+_SO_ATTACH_FILTER: Final = 26
+_TYPE_BYTE: Final = 4 if sys.byteorder == "little" else 5
+_REMOVALS_ONLY: Final = b"".join(
+    struct.pack("=HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, _TYPE_BYTE),  # A = the low octet of nlmsg_type
+        (0x54, 0, 0, 3),  # A &= 3: each kind of rtnetlink object has four types, NEW, DEL, GET, SET
+        (0x15, 0, 1, 1),  # DEL?
+        (0x06, 0, 0, 0xFFFFFFFF),  # take it
+        (0x06, 0, 0, 0),  # leave it
+    )
+)
+"""A socket filter: whatever is made on the host would else wake this process only to be looked at and forgotten."""
+MOUNTS_SECONDS: Final = 0.02
+"""How long after a change of the mount table it is looked at: making a sandbox changes it, and needs the time."""
 
 
 @attrs.frozen
@@ -63,12 +81,21 @@ def _subscribed(protocol: int, groups: Collection[int]) -> socket.socket:
     try:
         sock.bind((0, 0))
         transport.enlarge(sock, _BUFFER_BYTES)
+        if protocol == 0:
+            _take_removals_only(sock)
         for group in groups:
             sock.setsockopt(transport.SOL_NETLINK, transport.NETLINK_ADD_MEMBERSHIP, group)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _take_removals_only(sock: socket.socket) -> None:
+    program = ctypes.create_string_buffer(_REMOVALS_ONLY, len(_REMOVALS_ONLY))
+    # struct sock_fprog: the number of instructions, of 8 octets each, and where they are.
+    described = struct.pack("@HP", len(_REMOVALS_ONLY) // 8, ctypes.addressof(program))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
 
 
 def _is_worth_telling(kind: int, body: bytes) -> bool:
@@ -108,6 +135,7 @@ class LinuxEvents(KernelEvents):
         self._pending: set[KernelEvent] = set()
         self._closed = False
         self._waiting = False
+        self._look_at: float | None = None
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.epoll()
         self._poll.register(self._wake, select.EPOLLIN)
@@ -123,14 +151,18 @@ class LinuxEvents(KernelEvents):
                     told, self._pending = self._pending, set()
                     return tuple(sorted(told, key=lambda event: (event.ns, event.what)))
                 self._waiting = True
-            ready = self._poll.poll(max(0.0, until - time.monotonic()))
+            due = until if self._look_at is None else min(until, self._look_at)
+            ready = self._poll.poll(max(0.0, due - time.monotonic()))
             with self._lock:
                 self._waiting = False
                 if self._closed:
                     self._release()
                     return ()
                 self._collect([fd for fd, _ in ready])
-                if not ready and not self._pending:
+                if self._look_at is not None and time.monotonic() >= self._look_at:
+                    self._look_at = None
+                    self._look_again(announce=True)
+                if not self._pending and time.monotonic() >= until:
                     return ()
 
     def follow(self, namespaces: Collection[str]) -> None:
@@ -165,7 +197,7 @@ class LinuxEvents(KernelEvents):
             if fd == self._wake:
                 os.eventfd_read(self._wake)
             elif fd == self._mounts:
-                self._look_again(announce=True)
+                self._look_at = self._look_at or time.monotonic() + MOUNTS_SECONDS
             elif fd in self._owner:
                 self._drain(*self._owner[fd])
 

@@ -77,6 +77,9 @@ class LinuxKernel(Kernel):
         finally:
             batch.close()
 
+    def anticipate(self) -> None:
+        self._channels.anticipate()
+
     def sweep(self) -> int:
         deadline = _patience()
         swept = 0
@@ -168,6 +171,8 @@ class LinuxKernel(Kernel):
             raise Invalid("path", path, f"is not a network namespace: {error.strerror}") from None
 
     def namespace(self, name: str) -> NamespaceId | None:
+        if not name:
+            return identity_of(os.fstat(self._home.net))
         return self._worker.look(lambda: self._namespaces.pinned(name), _patience())
 
     def namespace_path(self, name: str) -> str:
@@ -238,8 +243,8 @@ class LinuxKernel(Kernel):
             subscription.close()
         if nft is not None:
             nft.close()
-        self._channels.close()
         self._worker.close()
+        self._channels.close()
         self._home.close()
 
     # -- the parts -----------------------------------------------------------------------------------------------------

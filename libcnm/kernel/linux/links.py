@@ -94,7 +94,7 @@ def _made(batch: Batch, at: int, resource: Bridge | Veth | Vxlan) -> bool:
 def _create_veth(batch: Batch, at: int, resource: Veth) -> bool:
     there = batch.channel(resource.peer_ns)
     same = resource.peer_ns == resource.ns
-    index = 0 if same else batch.fresh.get(resource.peer_ns, 0)
+    index = 0 if same else there.next_index
     batch.post(
         resource.ns,
         pack.create_veth(
@@ -111,13 +111,15 @@ def _create_veth(batch: Batch, at: int, resource: Veth) -> bool:
     made = _made(batch, at, resource)
     if index:
         taken = (error := batch.outcomes[at]) is not None and error.errno == errno.EBUSY
-        batch.fresh.pop(resource.peer_ns)
+        there.next_index = 0
         if taken:  # somebody else has made a link in there: let the kernel choose the index
             batch.outcomes[at] = None
             return _create_veth(batch, at, resource)
-        batch.fresh[resource.peer_ns] = index + 1
+        there.next_index = index + 1
         if made:
             batch.know(resource.peer_ns, resource.peer_name, index)
+    if made:
+        batch.paired((resource.peer_ns, resource.peer_name), (resource.ns, resource.name))
     return made
 
 

@@ -25,7 +25,6 @@ from libcnm.kernel.linux.worker import Worker
 
 T = TypeVar("T")
 
-_HERE: Final = "/proc/thread-self/ns/net"
 _BEGINNINGS: Final = (
     ("net/ipv6/conf/all/disable_ipv6", "1"),  # reaches "default" and lo, too
     ("net/ipv6/conf/all/accept_ra", "0"),
@@ -88,13 +87,10 @@ class Namespaces:
         except FileNotFoundError:
             return None
 
-    def make(self, name: str, opened: Callable[[], T]) -> T:
-        """Make and pin a namespace, IPv6 and router advertisements off; ``opened`` is called inside it, before the
-        pin.
+    def begin(self, opened: Callable[[], T]) -> T:
+        """Make a namespace, IPv6 and router advertisements off; ``opened`` is called inside it, and what that opens is
+        all that keeps it.
         """
-        path = self.path(name)
-        if self.pinned(name) is not None:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
 
         def inside() -> T:
             with self._announce("namespace:make"):
@@ -102,11 +98,13 @@ class Namespaces:
             for key, value in _BEGINNINGS:
                 with suppress(FileNotFoundError):  # a kernel without IPv6 has none to switch off
                     write_sysctl(key, value)
-            result = opened()
-            self._pin(_HERE, name, brought_from=None)
-            return result
+            return opened()
 
         return self._worker.away(inside)
+
+    def pin(self, name: str, descriptor: int) -> None:
+        """Publish a namespace that was begun under a name."""
+        self._pin(f"/proc/thread-self/fd/{descriptor}", name, brought_from=None)
 
     def adopt(self, name: str, source: str) -> None:
         """Pin a namespace that somebody else made; OSError EINVAL when the path leads to anything else."""

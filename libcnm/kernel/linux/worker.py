@@ -143,6 +143,16 @@ class Worker:
                 del job  # the traceback holds this frame, and the frame would hold the error
         return job.result  # type: ignore[return-value]  # a job without an error has its result
 
+    def post(self, action: Callable[[], object]) -> None:
+        """Run ``action`` on the worker when its turn comes; nobody waits, and nobody hears of an error."""
+        with self._lock:
+            if self._closed:
+                return
+            self._jobs.append(_Job(action, None))
+            if self._thread is None:
+                self._start()
+            os.eventfd_write(self._wake, 1)
+
     def look(self, action: Callable[[], T], deadline: Deadline) -> T:
         """What only reads paths: on the calling thread, where that sees the home's mounts (to hand over costs 0.1
         ms).
@@ -189,6 +199,8 @@ class Worker:
         try:
             syscalls.setns(self._home.net, syscalls.CLONE_NEWNET)
         except OSError as error:
+            if same_namespace(self._home.net, "net"):
+                return  # it never left: without privilege every trip is refused, the one home as well
             self._lost = True
             raise Unavailable("the kernel door", f"its thread could not come home: {error}") from error
 
