@@ -342,6 +342,15 @@ class Context:
                 found.append(Plug(self.driver(network), self.view(network, deadline), endpoint))
         return found
 
+    def announce(self, what: str, deadline: Deadline) -> None:
+        """Have the resident take in what a verb has done that cannot be undone; one that cannot be reached finds out by
+        itself, so that is no failure of the verb.
+        """
+        try:
+            self.follower.announce(deadline)
+        except CnmError as error:
+            log.warning("%s; the resident does not know it yet: %s", what, error)
+
     # -- intents -----------------------------------------------------------------------------------------------------
 
     def begin(self, intent: Intent) -> Transaction:

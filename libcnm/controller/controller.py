@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -26,6 +27,7 @@ from libcnm.model.ids import check_name
 from libcnm.model.records import NetworkRecord, SandboxRecord
 
 if TYPE_CHECKING:
+    from libcnm.controller.plan import Plan
     from libcnm.controller.reconcile import Difference
     from libcnm.controller.topology import Topology
 
@@ -258,6 +260,35 @@ class Controller:
         return [Sandbox(self._calls, record) for record in sorted(records, key=_container_id)]
 
     # -- the whole host ----------------------------------------------------------------------------------------------
+
+    def plan(self, rehearse: Callable[[Controller], object], *, timeout: float | None = None) -> Plan:
+        """What verbs would do, without doing it: ``rehearse`` gets a controller of this installation whose doors only
+        remember, and calls verbs on it and on the objects it finds there.
+
+            print(cnm.plan(lambda dry: dry.network("blue").create_endpoint("web").join(dry.sandbox("c1"))))
+
+        Raises whatever the verbs raise. What only the kernel knows (that it would refuse a change) no plan can tell.
+        """
+        from libcnm.controller.plan import Rehearsal
+
+        with self._calls.verb(timeout) as call, Rehearsal(self._doors, call.deadline) as rehearsal:
+            settings = call.context.settings
+            with Controller(
+                state_dir=settings.paths.state_dir,
+                run_dir=settings.paths.run_dir,
+                cluster_store=settings.cluster_store,
+                host=settings.host,
+                advertise=None if settings.advertise is None else str(settings.advertise),
+                default_host_ips=tuple(map(str, settings.default_host_ips)),
+                timeout=settings.timeout,
+                resident="off",
+                doors=rehearsal.doors,
+                registry=call.context.registry,
+            ) as dry:
+                dry._calls.context.log = logging.getLogger("libcnm.plan")  # what it says is not so
+                rehearsal.begin()
+                rehearse(dry)
+                return rehearsal.plan()
 
     def doctor(self, *, timeout: float | None = None) -> list[Difference]:
         """Every difference between what the records want and what this host has, row by row; changes nothing."""

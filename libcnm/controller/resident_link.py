@@ -199,8 +199,8 @@ class ProcessLink:
         if not data:
             raise ConnectionResetError("the resident ended")
         *replies, self._received = (self._received + data).split(b"\n")
+        self._owed -= len(replies)  # all of them, also when one is a refusal
         for reply in replies:
-            self._owed -= 1
             _check(reply)
 
     def _disconnect(self) -> None:

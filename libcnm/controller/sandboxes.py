@@ -219,7 +219,7 @@ def delete_sandbox(
                 f"an endpoint joined sandbox {record.container_id!r} while it was being deleted", hint="try again"
             )
         finish_delete(context, stored.record, deadline)
-    context.follower.announce(deadline)
+    context.announce(f"sandbox {short(record.id)} is deleted", deadline)
 
 
 def finish_delete(context: Context, record: SandboxRecord, deadline: Deadline) -> None:
@@ -302,7 +302,7 @@ def refresh(context: Context, record: SandboxRecord, deadline: Deadline, **chang
         for plug in context.plugs(record.id, deadline):
             _rename_attachment(context, plug.network.record, plug.endpoint.id, changed, deadline)
         sandbox_files.write(context, changed, context.plugs(record.id, deadline))
-    context.follower.announce(deadline)
+    context.announce(f"sandbox {short(record.id)} has other settings", deadline)
     return changed
 
 

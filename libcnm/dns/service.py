@@ -109,6 +109,8 @@ class SandboxService:
             if not received:
                 return
             self._loop.settle()
+            if self._closed:
+                return  # what was posted took this sandbox away
             turns -= self._answer(received)
             if len(received) < _DATAGRAMS_AT_ONCE:
                 return  # there were no more; the socket stays watched
@@ -239,6 +241,8 @@ class SandboxService:
     def _tcp_query(self, connection: Connection, data: bytes) -> None:
         self._counters.queries += 1
         self._loop.settle()
+        if self._closed:
+            return
         try:
             question = parse(data)
         except BadQuery as bad:

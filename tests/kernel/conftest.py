@@ -68,7 +68,7 @@ def count_effects(trace: Path) -> dict[str, int]:
     seen = {"send": 0, "make": 0, "pin": 0, "unpin": 0, "sysctl": 0, "sync": 0}
     for line in trace.read_text(encoding="utf-8", errors="replace").splitlines():
         seen["send"] += is_effect_send(line)
-        seen["make"] += "unshare(CLONE_NEWNET)" in line
+        seen["make"] += " unshare(CLONE_NEWNET" in line  # without ")": another thread's call may come in between
         seen["pin"] += bool(re.search(r" mount\(\"/proc/thread-self/", line))
         seen["unpin"] += bool(re.search(r" umount2\(\".*/netns/", line))
         seen["sysctl"] += bool(re.search(r'openat\(.*"/proc/sys/net/.*O_WRONLY', line))

@@ -59,12 +59,16 @@ def test_a_join_that_nobody_can_be_told_of_is_taken_back(cnm: Controller, host: 
     assert [] == half_done(cnm)
 
 
-def test_a_leave_that_nobody_can_be_told_of_is_done(cnm: Controller) -> None:
-    """It can only go forward; whoever follows finds out by itself."""
+def test_what_goes_forward_only_is_done_although_nobody_can_be_told(cnm: Controller) -> None:
+    """Leaving, renaming, deleting: whoever follows finds out by itself."""
     endpoint = cnm.create_network("net").create_endpoint("a").join(cnm.create_sandbox("c1"))
     cnm._calls.context.follower = Deaf()
     endpoint.leave()
     assert endpoint.interface is None
+    cnm.sandbox("c1").rename("other")
+    assert "other" == cnm.sandbox("c1").hostname
+    cnm.sandbox("c1").delete()
+    assert [] == cnm.sandboxes()
 
 
 def crashed(host: FakeHost, point: int, verb: str = "create_network") -> None:
