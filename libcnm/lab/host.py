@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -171,13 +172,26 @@ class Host:
         found = self.kernel.read({""}, {Namespace}, deadline=patience())
         return tuple(sorted(one.resource.name for one in found if isinstance(one.resource, Namespace)))
 
-    def own_namespaces(self) -> tuple[NamespaceId, ...]:
-        """Those of them that libcnm made: not the ones that a runtime brought."""
+    def hold_own_namespaces(self) -> tuple[tuple[NamespaceId, socket.socket], ...]:
+        """Those of them that libcnm made, not the ones that a runtime brought; each with a socket in it, for the caller
+        to close: until then the kernel gives its number to no other namespace.
+        """
         found = self.kernel.read({""}, {Namespace}, deadline=patience())
         made = [
             one.resource.name for one in found if isinstance(one.resource, Namespace) and one.resource.source is None
         ]
-        return tuple(pin for name in made if (pin := self.kernel.namespace(name)) is not None)
+        held: list[tuple[NamespaceId, socket.socket]] = []
+        for name in made:
+            pin = self.kernel.namespace(name)
+            try:
+                hold = self.kernel.open_socket(name, socket.AF_UNIX, socket.SOCK_DGRAM)
+            except CnmError:
+                continue  # it has gone meanwhile
+            if pin is not None and pin == self.kernel.namespace(name):
+                held.append((pin, hold))
+            else:
+                hold.close()
+        return tuple(held)
 
     def close(self) -> None:
         """Release what this process holds of the host, except its namespaces."""

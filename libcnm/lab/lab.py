@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -78,6 +79,7 @@ class Lab:
         self._signals = EndingSignals()
         self._stack = ExitStack()
         self._territory = processes.Territory(frozenset(), frozenset())
+        self._held: list[socket.socket] = []
         self._hosts: dict[str, Host] = {}
         self._macs: dict[str, str] = {}
         self._ports: dict[str, str] = {}
@@ -200,18 +202,29 @@ class Lab:
             log.warning("the resident at %s does not end; it will be killed", path)
 
     def _end_processes(self) -> None:
-        left = processes.end_all(self._territory, SystemClock().deadline(_SURE_SECONDS))
+        try:
+            left = processes.end_all(self._territory, SystemClock().deadline(_SURE_SECONDS))
+        finally:
+            for hold in self._held:
+                hold.close()
+            self._held.clear()
         if left:
             log.error("processes %s are stuck inside the lab's namespaces", ", ".join(map(str, left)))
 
     def _note_territory(self) -> None:
-        """Which namespaces are the lab's alone: asked before any goes. A brought one is not ours to empty."""
+        """Which namespaces are the lab's alone: asked before any goes. A brought one is not ours to empty.
+
+        They are held until their processes have ended: the number of one that is gone is the next one's to be made, by
+        whomever on this machine.
+        """
         homes = [self._underlay, *(host.home for host in self.hosts)]
         networks = {processes.key_of(home.net) for home in homes if isinstance(home.net, int)}
         mounts = {processes.key_of(home.mnt) for home in homes if isinstance(home.mnt, int)}
         for host in self.hosts:
             try:
-                networks |= {(pin.device, pin.inode) for pin in host.own_namespaces()}
+                for pin, hold in host.hold_own_namespaces():
+                    self._held.append(hold)
+                    networks.add((pin.device, pin.inode))
             except CnmError as error:
                 log.warning("%s: %s", host.name, error)
         self._territory = processes.Territory(frozenset(networks), frozenset(mounts))

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from libcnm.errors import Invalid, KernelError, NotFound, NotSupported
-from libcnm.lab import Host, Lab, decode, read_pcap
+from libcnm.lab import Host, Lab, decode, namespaces, read_pcap
+from libcnm.lab.processes import key_of
 from libcnm.testing.snapshot import Snapshot, difference
 
 pytestmark = pytest.mark.kernel
@@ -354,3 +355,23 @@ def test_a_lab_needs_no_privilege_of_the_machine(tmp_path: Path) -> None:
         done = subprocess.run(argv, input="\n", capture_output=True, text=True, env=env, check=False, timeout=PATIENCE)
         assert ("up\n", "", 0) == (done.stdout, done.stderr, done.returncode)
         assert [] == list(tmp_path.iterdir())
+
+
+def test_a_lab_s_end_kills_no_stranger_in_a_namespace_of_a_number_that_was_its_own() -> None:
+    """A namespace's number is given to the next one made on the machine: the lab holds its own until it has ended."""
+    with Lab(hosts=1) as lab:
+        cnm = lab.hosts[0].controller(resident="off")
+        sandboxes = [cnm.create_sandbox(f"c{number}") for number in range(5)]
+        lab._note_territory()
+        for sandbox in sandboxes:
+            sandbox.delete()
+        strangers = []
+        try:
+            for _ in range(20):
+                strangers.append(namespaces.make_machine())
+                threading.Event().wait(0.01)  # the kernel lets go of a namespace in the background
+            numbers = {key_of(home.net) for home in strangers if isinstance(home.net, int)}
+            assert not numbers & lab._territory.networks
+        finally:
+            for home in strangers:
+                namespaces.close(home)
