@@ -172,25 +172,24 @@ class Host:
         found = self.kernel.read({""}, {Namespace}, deadline=patience())
         return tuple(sorted(one.resource.name for one in found if isinstance(one.resource, Namespace)))
 
-    def hold_own_namespaces(self) -> tuple[tuple[NamespaceId, socket.socket], ...]:
+    def hold_own_namespaces(self) -> tuple[tuple[NamespaceId, socket.socket | None], ...]:
         """Those of them that libcnm made, not the ones that a runtime brought; each with a socket in it, for the caller
-        to close: until then the kernel gives its number to no other namespace.
+        to close: until then the kernel gives its number to no other namespace. None where there could be no socket.
         """
         found = self.kernel.read({""}, {Namespace}, deadline=patience())
         made = [
             one.resource.name for one in found if isinstance(one.resource, Namespace) and one.resource.source is None
         ]
-        held: list[tuple[NamespaceId, socket.socket]] = []
+        held: list[tuple[NamespaceId, socket.socket | None]] = []
         for name in made:
             pin = self.kernel.namespace(name)
+            if pin is None:
+                continue
             try:
-                hold = self.kernel.open_socket(name, socket.AF_UNIX, socket.SOCK_DGRAM)
-            except CnmError:
-                continue  # it has gone meanwhile
-            if pin is not None and pin == self.kernel.namespace(name):
-                held.append((pin, hold))
-            else:
-                hold.close()
+                held.append((pin, self.kernel.open_socket(name, socket.AF_UNIX, socket.SOCK_DGRAM)))
+            except CnmError as error:
+                log.warning("namespace %s is not held: %s", name, error)
+                held.append((pin, None))  # its processes are the lab's all the same
         return tuple(held)
 
     def close(self) -> None:

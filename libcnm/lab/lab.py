@@ -223,7 +223,8 @@ class Lab:
         for host in self.hosts:
             try:
                 for pin, hold in host.hold_own_namespaces():
-                    self._held.append(hold)
+                    if hold is not None:
+                        self._held.append(hold)
                     networks.add((pin.device, pin.inode))
             except CnmError as error:
                 log.warning("%s: %s", host.name, error)
