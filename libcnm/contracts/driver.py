@@ -91,7 +91,6 @@ class Driver(ABC):
     capabilities: ClassVar[Capabilities] = Capabilities()
 
     # -- refusing, before anything is touched
-    # ---------------------------------------------------------------------------
 
     def check_network(self, host: HostFacts, network: NetworkRecord) -> None:
         """Raise Invalid, NotSupported or Forbidden for what this driver cannot make. Addresses are not yet
@@ -106,7 +105,6 @@ class Driver(ABC):
             refuse_option(self.name, label, ())
 
     # -- what should be there
-    # -------------------------------------------------------------------------------------------
 
     def base(self, host: HostFacts, versions: frozenset[int]) -> Iterable[Resource]:
         """What must be there while this host has any network of this driver; ``versions`` are the IP versions in
@@ -133,7 +131,6 @@ class Driver(ABC):
         return ()
 
     # -- facts that the controller needs
-    # --------------------------------------------------------------------------------
 
     def gateways(self, network: NetworkRecord) -> tuple[IPAddress, ...]:
         """The default gateways that endpoints' sandboxes may use: each uses the first that is in its own subnet."""

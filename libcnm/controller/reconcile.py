@@ -139,7 +139,6 @@ def _restored(context: Context, file: SandboxFile) -> bool:
 
 
 # -- what should be there --------------------------------------------------------------------------------------------
-# ----------------------------------------------------------------------------------------------------
 
 
 def units(context: Context, deadline: Deadline) -> tuple[list[Unit], bool]:
@@ -225,7 +224,6 @@ def _sandbox_unit(context: Context, sandbox_id: str, deadline: Deadline) -> Unit
 
 
 # -- what is there ---------------------------------------------------------------------------------------------------
-# -----------------------------------------------------------------------------------------------------------
 
 
 def observe(context: Context, wanted: Iterable[Resource], deadline: Deadline) -> dict[Identity, Observed]:

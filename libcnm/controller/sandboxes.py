@@ -186,7 +186,6 @@ def _abandon(context: Context, draft: SandboxRecord) -> None:
 
 
 # -- delete ----------------------------------------------------------------------------------------------------------
-# ----------------------------------------------------------------------------------------------------------------
 
 
 def delete_sandbox(
@@ -278,7 +277,6 @@ def _swept(context: Context, pin: Namespace, deadline: Deadline) -> bool:
 
 
 # -- rename and refresh ----------------------------------------------------------------------------------------------
-# ----------------------------------------------------------------------------------------------------
 
 
 def rename(context: Context, record: SandboxRecord, hostname: str, deadline: Deadline) -> SandboxRecord:

@@ -170,7 +170,6 @@ class Kernel(ABC):
         """A new subscription, following nothing yet."""
 
     # -- acting inside a namespace
-    # ---------------------------------------------------------------------------------------
 
     @abstractmethod
     def open_socket(self, ns: str, family: int, kind: int, protocol: int = 0) -> socket.socket:

@@ -28,7 +28,7 @@ from libcnm.kernel.linux.transport import Transport
 from libcnm.lab import namespaces, processes, wire
 from libcnm.lab.capture import Capture
 from libcnm.lab.host import Host
-from libcnm.lab.signals import EndingSignals, held_back
+from libcnm.lab.signals import EndingSignals
 from libcnm.model.addresses import IPInterface, IPNetwork, parse_pool
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_hostname
@@ -76,7 +76,7 @@ class Lab:
             raise Invalid("mtu", mtu, "is not between 576 and 65535")
         self._mtu = mtu
         self._store = store
-        self._signals = EndingSignals()
+        self._signals = EndingSignals({Lab.__enter__.__code__, Lab.__exit__.__code__})
         self._stack = ExitStack()
         self._territory = processes.Territory(frozenset(), frozenset())
         self._held: list[socket.socket] = []
@@ -95,9 +95,10 @@ class Lab:
             raise Invalid("lab", repr(self), "has been entered already", hint="make another")
         self._signals.__enter__()
         try:
-            with held_back(), ExitStack() as building:
+            with self._signals.held(), ExitStack() as building:
                 self._build(building)
                 self._stack = building.pop_all()
+            self._signals.deliver()
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise
@@ -107,7 +108,7 @@ class Lab:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            with held_back():
+            with self._signals.held():
                 self._stack.close()
         finally:
             self._signals.__exit__(kind, error, trace)

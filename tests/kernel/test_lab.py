@@ -309,6 +309,44 @@ def test_nothing_is_left_after_a_signal(name: str, status: int, said: str, tmp_p
         assert [] == list(tmp_path.iterdir())
 
 
+IMPATIENT = """
+    import signal, sys
+    from libcnm.lab import Lab, ensure_privileges
+    ensure_privileges()
+    number, at, calls = int(sys.argv[1]), int(sys.argv[2]), -1
+
+    def again(frame, event, _):
+        # The n-th call from the lab's end on, its very first instant included.
+        global calls
+        if event == "call" and (calls >= 0 or frame.f_code is Lab.__exit__.__code__):
+            calls += 1
+            if calls == at:
+                signal.raise_signal(number)
+
+    try:
+        with Lab(hosts=1) as lab:
+            lab.hosts[0].popen(["sleep", "1000"])
+            sys.setprofile(again)
+            signal.raise_signal(number)
+    finally:
+        sys.setprofile(None)
+"""
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 5, 8])
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", -2), ("SIGTERM", 143)])
+def test_a_second_signal_does_not_interrupt_the_lab_s_end(name: str, status: int, at: int, tmp_path: Path) -> None:
+    """Wherever it finds it, even before its first statement: nobody is left behind by pressing Ctrl-C twice."""
+    import signal
+
+    argv = [sys.executable, "-c", textwrap.dedent(IMPATIENT), str(int(signal.Signals[name])), str(at)]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    with nothing_left():
+        done = subprocess.run(argv, env=env, check=False, stderr=subprocess.DEVNULL, timeout=PATIENCE)
+    assert status == done.returncode
+    assert [] == list(tmp_path.iterdir())
+
+
 def test_a_killed_lab_leaves_files_alone(tmp_path: Path) -> None:
     """kill -9 cannot be caught: namespaces go with the descriptors, residents with their guardian, a folder stays."""
     with nothing_left(), lab_process(tmp_path) as process:
