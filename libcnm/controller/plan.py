@@ -59,7 +59,7 @@ class RehearsedKernel(Kernel):
             self._changed[change.resource.identity] = None if change.operation == "delete" else change.resource
         return (None,) * len(changes)
 
-    def sweep(self) -> int:
+    def sweep(self, namespaces: Collection[str] | None = None) -> int:
         return 0
 
     def read(

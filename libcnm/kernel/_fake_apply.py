@@ -43,12 +43,13 @@ EVERYTHING: tuple[What, ...] = ("links", "addresses", "routes", "neighbours")
 
 
 def new_space(machine: Machine, *, made: bool, inode: int | None = None) -> Space:
-    """A namespace with ``lo``, down, and nothing else."""
+    """A namespace with ``lo`` and nothing else; one that we make (``made``) has it up."""
     if inode is None:
         inode = machine.last_inode = machine.last_inode + 1
     space = Space(NamespaceId(NSFS_DEVICE, inode), settings=setting_law.new_settings(made=made))
     machine.spaces[space.id.inode] = space
-    link_law.new_link(space, "lo", "loopback", "00:00:00:00:00:00", 65536, 0)
+    loopback = link_law.new_link(space, "lo", "loopback", "00:00:00:00:00:00", 65536, 0)
+    loopback.up, loopback.automatic = made, not made
     return space
 
 

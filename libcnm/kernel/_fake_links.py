@@ -7,7 +7,7 @@ whole machine, because a pair has its ends in two namespaces; knows no marks bey
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from libcnm.errors import KernelError
 from libcnm.kernel._fake_routing import forget_routes
@@ -328,10 +328,13 @@ def _remove(space: Space, link: Link) -> None:
     del space.links[link.index]
 
 
-def sweep(machine: Machine) -> set[int]:
-    """Remove every parked link; the inodes of the namespaces that had some."""
+def sweep(machine: Machine, spaces: Collection[Space | None] | None) -> set[int]:
+    """Remove every parked link (in these namespaces, or in all); the inodes of those that had some."""
+    places = None if spaces is None else {space.id.inode for space in spaces if space is not None}
     swept: set[int] = set()
     for space, link in list(machine.all_links()):
+        if places is not None and space.id.inode not in places:
+            continue
         if link.group == PARKED_GROUP and space.links.get(link.index) is link:
             swept.add(space.id.inode)
             remove(machine, space, link)

@@ -58,7 +58,7 @@ def new_settings(*, made: bool) -> dict[str, str]:
     if made:
         for where in ("all", "default"):
             settings[f"net/ipv6/conf/{where}/disable_ipv6"] = "1"
-            settings[f"net/ipv6/conf/{where}/accept_ra"] = "0"
+        settings["net/ipv6/conf/default/accept_ra"] = "0"
     return settings
 
 

@@ -116,8 +116,12 @@ class Kernel(ABC):
         return
 
     @abstractmethod
-    def sweep(self) -> int:
-        """Remove parked links for good (20 ms each time, however many); returns how many namespaces had some."""
+    def sweep(self, namespaces: Collection[str] | None = None) -> int:
+        """Remove parked links for good (20 ms each time, however many); returns how many namespaces had some.
+
+        Looked for in those namespaces (default: the host's and every pinned one); a pair goes whole, whichever end it
+        is found by.
+        """
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

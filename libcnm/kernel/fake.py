@@ -150,10 +150,11 @@ class FakeKernel(Kernel):
                     raise KernelError(errno.ENOENT, subject)
             _fake_apply.add_namespace(self._machine, namespace, subject, source)
 
-    def sweep(self) -> int:
+    def sweep(self, namespaces: Collection[str] | None = None) -> int:
         self.on_effect("sweep", "before")
         with self._lock:
-            swept = _fake_links.sweep(self._machine)
+            spaces = None if namespaces is None else [self._machine.space(name) for name in namespaces]
+            swept = _fake_links.sweep(self._machine, spaces)
             self._announce({KernelEvent(name, "links") for inode in swept for name in self._machine.names(inode)})
         self.on_effect("sweep", "after")
         return len(swept)

@@ -49,8 +49,8 @@ class Namespace(Resource):
     """A network namespace pinned at ``<run_dir>/netns/<name>``.
 
     With ``source`` it is one that somebody else made, pinned from that path (``/proc/4242/ns/net``), and only what is
-    marked in it is ours. Without, it is made, with IPv6 disabled until an address asks for it and router advertisements
-    off. Equivalent to: ``ip netns add NAME`` (``ip netns attach NAME PID``).
+    marked in it is ours. Without, it is made, with ``lo`` up, IPv6 disabled until an address asks for it and router
+    advertisements off. Equivalent to: ``ip netns add NAME; ip -n NAME link set lo up`` (``ip netns attach NAME PID``).
     """
 
     kind: ClassVar[str] = "namespace"

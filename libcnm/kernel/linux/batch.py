@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from typing import Final
 
 import attrs
@@ -30,6 +29,8 @@ NEEDS_PRIVILEGE: Final = "this needs root, or a user namespace of its own"
 OUR_GROUPS: Final = frozenset({LINK_GROUP, pack.INNER_GROUP})
 NOT_THERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV, errno.ENXIO})
 """How the kernel says of a row, differently for each kind, that there is nothing to delete: ENOENT to our callers."""
+_ANY: Final = frozenset(errno.errorcode)
+"""For what is only asked."""
 _ROWS: Final = (Address, Route, Rule, Neighbour, Fdb)
 
 
@@ -73,12 +74,13 @@ class Batch:
         }
         self._announce = announce
         self._lent: dict[str, Channel] = {}
+        self._fresh: set[str] = set()
         self._indexes: dict[tuple[str, str], int] = {}
         self._refused_links: set[tuple[str, str]] = set()
         self._ns = ""
         self._posted: list[_Posted] = []
         self._raised: list[tuple[str, str]] = []
-        self._pairs: dict[tuple[str, str], tuple[str, str]] = {}
+        self._pairs: dict[tuple[str, str], tuple[str, str, str | None]] = {}
 
     # -- channels ------------------------------------------------------------------------------------------------------
 
@@ -100,11 +102,17 @@ class Batch:
         return channel
 
     def made(self, ns: str, channel: Channel) -> None:
-        """A namespace was made in this call: it holds ``lo`` and nothing else."""
+        """A namespace was made in this call: it holds ``lo``, which is up, and nothing else."""
         self._lent[ns] = channel
+        self._fresh.add(ns)
+
+    def fresh(self, ns: str) -> bool:
+        """Whether a namespace was made in this call."""
+        return ns in self._fresh
 
     def release(self, ns: str) -> None:
         """Give a namespace's channel back now; it is about to go."""
+        self._fresh.discard(ns)
         channel = self._lent.pop(ns, None)
         if channel is not None:
             self.channels.give_back(channel)
@@ -166,35 +174,60 @@ class Batch:
         self.flush()
         return self.outcomes[change] is None
 
-    def paired(self, inner: tuple[str, str], outer: tuple[str, str]) -> None:
-        """A pair was made in this call: the namespace and name of each end."""
+    def paired(self, inner: tuple[str, str], outer: tuple[str, str, str | None]) -> None:
+        """A pair was made in this call: namespace and name of its inner end; those of its outer end, and its bridge."""
         self._pairs[inner] = outer
 
-    def raised(self, ns: str, name: str) -> None:
-        """A link was brought up: see to it at the end that it carries packets when the call returns."""
+    def raised(self, ns: str, name: str, change: int) -> None:
+        """A link was brought up: see to it that it carries packets when the call returns (:meth:`settle`)."""
+        self.post(ns, pack.get_link(name), change, tolerated=_ANY)
         self._raised.append((ns, name))
 
     def settle(self) -> None:
-        """Make the kernel notice now that the links brought up have a carrier, on both ends of each pair.
+        """Make the kernel notice now that the links brought up have a carrier: both ends of each pair, and the bridge.
 
-        It notices by a work queue, and until then a bridge port forwards nothing, so that a first packet sent at
-        once is lost and ARP tries again a second later (seen in one attach of ten). Asking about a link does its
-        work at once (linkwatch_sync_dev in rtnl_getlink, Linux 6.7); older kernels merely answer.
+        It notices by a work queue. Until then an end drops what it should send, a port forwards nothing, and a bridge
+        that has just got its first port sends nothing itself, so that a first packet sent at once is lost and ARP
+        tries again a second later (seen in one attach of ten). Asking about a link does its work at once
+        (linkwatch_sync_dev in rtnl_getlink, Linux 6.7); older kernels merely answer.
         """
         self.flush()
+        asked: dict[str, dict[bytes, None]] = {}
         for ns, name in self._raised:
-            outer = self._pairs.get((ns, name))
-            with suppress(Refused):  # a later change of the same call has taken the namespace away
-                if outer is not None:
-                    self._ask_about(*outer)
-                body = self._ask_about(ns, name)
-                link = None if body is None or outer is not None else unpack.link(body)
-                if link is not None and link.kind == "veth" and link.link:
-                    self._ask_about(ns, link.link, link.nsid)
+            if (ns, name) not in self._pairs:
+                self._settle_from_inside(ns, name)
+                continue
+            outer_ns, outer, bridge = self._pairs[ns, name]
+            wanted = asked.setdefault(outer_ns, {})
+            wanted[pack.get_link(outer)] = None
+            if bridge is not None:
+                wanted[pack.get_link(bridge)] = None  # after its port: only that gives it a carrier
+        for ns, questions in asked.items():
+            self._ask_all(ns, list(questions))
 
-    def _ask_about(self, ns: str, name: str | int, nsid: int | None = None) -> bytes | None:
-        with self.channel(ns).wire(self.deadline) as wire:
-            return wire.ask(pack.get_link(name, nsid=nsid), self.deadline)[0]
+    def _settle_from_inside(self, ns: str, name: str) -> None:
+        """The outer end of a pair that was there before, wherever it is, and the bridge it is a port of."""
+        inner = self._answer(ns, pack.get_link(name))
+        if inner is None or inner.kind != "veth" or not inner.link:
+            return
+        outer = self._answer(ns, pack.get_link(inner.link, nsid=inner.nsid))
+        if outer is not None and outer.master:
+            self._answer(ns, pack.get_link(outer.master, nsid=inner.nsid))
+
+    def _answer(self, ns: str, question: bytes) -> unpack.Link | None:
+        body = self._ask_all(ns, [question])[0]
+        return None if body is None else unpack.link(body)
+
+    def _ask_all(self, ns: str, questions: Sequence[bytes]) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        for at in range(0, len(questions), limits.BATCH_MESSAGES):
+            some = questions[at : at + limits.BATCH_MESSAGES]
+            try:
+                with self.channel(ns).wire(self.deadline) as wire:
+                    found += [body for body, _ in wire.ask_all(some, self.deadline)]
+            except Refused:  # a later change of the same call has taken the namespace away
+                found += [None] * len(some)
+        return found
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

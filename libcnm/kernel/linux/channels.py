@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +20,11 @@ from typing import Final
 
 from libcnm.errors import DeadlineExceeded, Unavailable
 from libcnm.kernel.base import NamespaceId
-from libcnm.kernel.linux import transport
+from libcnm.kernel.linux import pack, transport
 from libcnm.kernel.linux.namespaces import Namespaces, identity_of
 from libcnm.kernel.linux.transport import Transport
 from libcnm.kernel.linux.worker import HomeNamespaces, Worker
+from libcnm.model import limits
 from libcnm.model.deadline import Deadline
 
 CHANNELS: Final = 64
@@ -73,6 +75,19 @@ def open_transport() -> Transport:
         sock.close()
         raise
     return Transport(sock)
+
+
+def _with_lo_up(wire: Transport) -> Transport:
+    """The only socket of a namespace that nobody else knows yet."""
+    up = [pack.set_link(1, pack.NO_AUTOMATIC_ADDRESSES), pack.set_link(1, up=True)]
+    try:
+        _, refusal = wire.send(up, Deadline.after(limits.VERB_SECONDS, time.monotonic))
+        if refusal is not None:
+            raise OSError(refusal.errno, os.strerror(refusal.errno), "lo")
+    except BaseException:
+        wire.close()
+        raise
+    return wire
 
 
 class Channels:
@@ -212,7 +227,7 @@ class Channels:
         def inside() -> Channel:
             fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                channel = Channel("", identity_of(os.fstat(fd)), fd, open_transport(), brought=False)
+                channel = Channel("", identity_of(os.fstat(fd)), fd, _with_lo_up(open_transport()), brought=False)
             except BaseException:
                 os.close(fd)
                 raise

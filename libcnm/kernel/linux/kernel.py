@@ -80,10 +80,10 @@ class LinuxKernel(Kernel):
     def anticipate(self) -> None:
         self._channels.anticipate()
 
-    def sweep(self) -> int:
+    def sweep(self, namespaces: Collection[str] | None = None) -> int:
         deadline = _patience()
         swept = 0
-        for ns in self._channels.names(deadline):
+        for ns in self._channels.names(deadline) if namespaces is None else sorted(set(namespaces)):
             with self._announce("sweep"):
                 swept += self._swept(ns, deadline)
         return swept
@@ -92,8 +92,8 @@ class LinuxKernel(Kernel):
         try:
             with self._channels.lent(ns, deadline) as channel, channel.wire(deadline) as wire:
                 return wire.send([pack.delete_group(PARKED_GROUP)], deadline) == [None]
-        except FileNotFoundError:
-            return False
+        except (FileNotFoundError, Invalid):
+            return False  # gone meanwhile, or a place that only a third party's resources know
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

@@ -119,7 +119,7 @@ def _create_veth(batch: Batch, at: int, resource: Veth) -> bool:
         if made:
             batch.know(resource.peer_ns, resource.peer_name, index)
     if made:
-        batch.paired((resource.peer_ns, resource.peer_name), (resource.ns, resource.name))
+        batch.paired((resource.peer_ns, resource.peer_name), (resource.ns, resource.name, resource.master))
     return made
 
 

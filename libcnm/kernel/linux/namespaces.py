@@ -27,8 +27,7 @@ T = TypeVar("T")
 
 _BEGINNINGS: Final = (
     ("net/ipv6/conf/all/disable_ipv6", "1"),  # reaches "default" and lo, too
-    ("net/ipv6/conf/all/accept_ra", "0"),
-    ("net/ipv6/conf/default/accept_ra", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),  # what is in "all" means nothing: links copy "default" when they are made
 )
 
 

@@ -25,11 +25,13 @@ def interface(batch: Batch, at: int, change: Change, resource: Interface) -> Non
     if change.operation == "delete":
         batch.post(resource.ns, pack.set_link(resource.link, up=False), at)
         return
+    if resource.link == "lo" and batch.fresh(resource.ns):
+        return  # made with lo up, and without IPv6
     batch.vouch(resource.ns, resource.link)
     batch.post(resource.ns, pack.set_link(resource.link, pack.NO_AUTOMATIC_ADDRESSES), at, tolerated=NO_FAMILY)
     batch.post(resource.ns, pack.set_link(resource.link, up=True), at)
     if resource.link != "lo":
-        batch.raised(resource.ns, resource.link)
+        batch.raised(resource.ns, resource.link, at)
 
 
 def address(batch: Batch, at: int, change: Change, resource: Address) -> None:

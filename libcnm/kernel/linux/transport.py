@@ -96,15 +96,23 @@ class Transport:
 
     def ask(self, request: bytes, deadline: Deadline) -> tuple[bytes | None, Refusal | None]:
         """One question with one answer: its body, or the refusal."""
-        self._sequence += 1
-        self._question(request, deadline)
+        return self.ask_all([request], deadline)[0]
+
+    def ask_all(self, requests: Sequence[bytes], deadline: Deadline) -> list[tuple[bytes | None, Refusal | None]]:
+        """Questions with one answer each, in one send and answered in their order."""
+        assert 0 < len(requests) <= limits.BATCH_MESSAGES
+        first = self._sequence + 1
+        self._sequence += len(requests)
+        self._question(b"".join(requests), self._numbers(requests, first), deadline)
+        answers: list[tuple[bytes | None, Refusal | None]] = []
         while True:
             for kind, flags, sequence, body in self._receive(deadline):
-                if sequence != self._sequence:
+                if sequence != first + len(answers):
                     continue
-                if kind == NLMSG_ERROR:
-                    return None, Refusal(*unpack.refusal(flags, body))
-                return body, None
+                refused = Refusal(*unpack.refusal(flags, body)) if kind == NLMSG_ERROR else None
+                answers.append((None if refused else body, refused))
+                if len(answers) == len(requests):
+                    return answers
 
     def dump(self, request: bytes, deadline: Deadline) -> list[bytes]:
         """Everything of a kind. Asked again when the kernel says that the answer was torn by a change meanwhile."""
@@ -117,7 +125,7 @@ class Transport:
 
     def _dump_once(self, request: bytes, deadline: Deadline) -> tuple[list[bytes], bool]:
         self._sequence += 1
-        self._question(request, deadline)
+        self._question(request, self._numbers([request], self._sequence), deadline)
         rows: list[bytes] = []
         torn = False
         while True:
@@ -134,24 +142,31 @@ class Transport:
                     raise Unavailable("netlink dump", words or errno.errorcode.get(code, str(code)))
                 rows.append(body)
 
-    def _question(self, request: bytes, deadline: Deadline) -> None:
+    def _question(self, messages: bytes, numbers: Iterator[tuple[int, int]], deadline: Deadline) -> None:
         deadline.check("the kernel")
-        message = bytearray(request)
-        struct.pack_into("=I", message, 8, self._sequence)
+        buffer = bytearray(messages)
+        for at, number in numbers:
+            struct.pack_into("=I", buffer, at + 8, number)
         try:
-            self._socket.send(message)
+            self._socket.send(buffer)
         except OSError as error:
             raise Unavailable("netlink", str(error)) from error
+
+    def _numbers(self, batch: Sequence[bytes], first: int) -> Iterator[tuple[int, int]]:
+        """Where each message begins in the joined batch, and its sequence number."""
+        at = 0
+        for number, message in enumerate(batch, first):
+            yield at, number
+            at += len(message)
 
     def _numbered(self, batch: Sequence[bytes], first: int) -> bytearray:
         """The batch as one buffer: numbered from ``first``, the last message asking for an acknowledgement."""
         buffer = bytearray(b"".join(batch))
-        at = start = 0
-        for number, message in enumerate(batch, first):
+        at = 0
+        for at, number in self._numbers(batch, first):
             struct.pack_into("=I", buffer, at + 8, number)
-            start, at = at, at + len(message)
-        flags = struct.unpack_from("=H", buffer, start + 6)[0]
-        struct.pack_into("=H", buffer, start + 6, flags | NLM_F_ACK)
+        flags = struct.unpack_from("=H", buffer, at + 6)[0]
+        struct.pack_into("=H", buffer, at + 6, flags | NLM_F_ACK)
         return buffer
 
     def _receive(self, deadline: Deadline) -> Iterator[tuple[int, int, int, bytes]]:
