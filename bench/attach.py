@@ -30,7 +30,7 @@ from libcnm.model.deadline import Deadline
 from libcnm.model.resource import Change
 from libcnm.system.userns import enter_private_namespaces
 
-SIZES = (10, 500)
+SIZES = tuple(int(x) for x in os.environ.get("SIZES", "10,500").split(","))
 GATEWAY = "10.88.0.1"
 
 

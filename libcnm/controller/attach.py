@@ -77,6 +77,8 @@ def join(
                 context, driver, network, endpoint, sandbox, priority, request_id, deadline, careful=careful
             ),
         )
+        if network.scope == "local":
+            context.follower.foretell(sandbox.id, _changed(network, work.endpoint))
         made = False
         try:
             before, after = _difference(context, work, deadline)
@@ -89,7 +91,7 @@ def join(
                 _undo(context, work, made=made)
             raise
         try:
-            _make_known(context, network, sandbox.id, deadline)
+            _make_known(context, network, record, deadline)
         except CnmError:
             _take_back(context, driver, network, record)  # attached, but without names: not what was asked for
             raise
@@ -329,16 +331,26 @@ def leave(context: Context, network: NetworkRecord, endpoint: EndpointRecord, de
         )
         finish_leave(context, driver, network, record, deadline)
     try:
-        _make_known(context, network, place.sandbox_id, deadline)
+        _make_known(context, network, record, deadline, parked=True)
     except CnmError as error:
         context.log.warning("endpoint %s has left; the resident does not know it yet: %s", endpoint.id[:12], error)
 
 
-def _make_known(context: Context, network: NetworkRecord, sandbox_id: str, deadline: Deadline) -> None:
-    if network.scope == "local":
-        context.follower.tell(sandbox_id, deadline)
-    else:
-        context.follower.announce(deadline)
+def _make_known(
+    context: Context, network: NetworkRecord, record: EndpointRecord, deadline: Deadline, *, parked: bool = False
+) -> None:
+    """Let whoever follows know that ``record``, as it was when it was attached, is or is no longer so."""
+    if network.scope == "global":
+        context.follower.announce(deadline, parked=parked)
+        return
+    place = record.attachment
+    assert place is not None, "it says where it was attached"
+    context.follower.tell(place.sandbox_id, _changed(network, record), deadline, parked=parked)
+
+
+def _changed(network: NetworkRecord, record: EndpointRecord) -> tuple[str, ...]:
+    """Where an attachment of a local network is written."""
+    return keys.presence(network.id), keys.endpoint(network.id, record.id), _ledger(network, record)
 
 
 def _withdraw(

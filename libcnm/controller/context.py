@@ -31,7 +31,7 @@ from libcnm.model import keys
 from libcnm.model.addresses import IPAddress, check_unicast, parse_address
 from libcnm.model.checks import check_driver_scope, check_member
 from libcnm.model.deadline import Deadline
-from libcnm.model.ids import check_name
+from libcnm.model.ids import check_name, network_namespace
 from libcnm.model.records import (
     EndpointRecord,
     HostClaim,
@@ -50,14 +50,21 @@ log = logging.getLogger("libcnm")
 class Link(Protocol):
     """What verbs need of whoever follows this installation's records: the resident, above all."""
 
-    def announce(self, deadline: Deadline) -> None:
-        """Records have changed; returns when that has been taken note of."""
+    def announce(self, deadline: Deadline, *, parked: bool = False) -> None:
+        """Records have changed; returns when that has been taken note of. ``parked``: links wait for a sweep."""
 
     def introduce(self, sandbox_id: str) -> None:
         """A sandbox was made, and somebody will soon :meth:`tell` of it. Never waits, never fails."""
 
-    def tell(self, sandbox_id: str, deadline: Deadline) -> None:
-        """What is attached to a sandbox has changed, in the host's own store: names asked for from now on know it."""
+    def foretell(self, sandbox_id: str, changed: Sequence[str]) -> None:
+        """:meth:`tell` will soon tell of these keys: whoever looks at them now, while the kernel is at work, will be
+        quick then. Never waits, never fails.
+        """
+
+    def tell(self, sandbox_id: str, changed: Sequence[str], deadline: Deadline, *, parked: bool = False) -> None:
+        """What is attached to a sandbox has changed, at these keys of the host's own store: names asked for from now on
+        know it.
+        """
 
     def close(self) -> None:
         """Let go; idempotent."""
@@ -66,13 +73,16 @@ class Link(Protocol):
 class Nobody:
     """Until there is a link."""
 
-    def announce(self, deadline: Deadline) -> None:
+    def announce(self, deadline: Deadline, *, parked: bool = False) -> None:
         """Nobody follows."""
 
     def introduce(self, sandbox_id: str) -> None:
         """Nobody follows."""
 
-    def tell(self, sandbox_id: str, deadline: Deadline) -> None:
+    def foretell(self, sandbox_id: str, changed: Sequence[str]) -> None:
+        """Nobody follows."""
+
+    def tell(self, sandbox_id: str, changed: Sequence[str], deadline: Deadline, *, parked: bool = False) -> None:
         """Nobody follows."""
 
     def close(self) -> None:
@@ -325,6 +335,12 @@ class Context:
             log.warning("endpoint %s is left out: %s", endpoint.id[:12], error)
             return []
 
+    def link_homes(self, deadline: Deadline) -> frozenset[str]:
+        """The namespaces that hold the outer ends of sandboxes' links: the host's, and those of networks here."""
+        found = self.local.presences(deadline)
+        here = (one.record for one in found if one.record.active)
+        return frozenset({"", *(network_namespace(one.epoch, one.network_id) for one in here)})
+
     def plugs(self, sandbox_id: str, deadline: Deadline) -> list[Plug]:
         """The endpoints attached to a sandbox of this host, those on their way in or out included."""
         found = []
@@ -342,12 +358,12 @@ class Context:
                 found.append(Plug(self.driver(network), self.view(network, deadline), endpoint))
         return found
 
-    def announce(self, what: str, deadline: Deadline) -> None:
+    def announce(self, what: str, deadline: Deadline, *, parked: bool = False) -> None:
         """Have the resident take in what a verb has done that cannot be undone; one that cannot be reached finds out by
         itself, so that is no failure of the verb.
         """
         try:
-            self.follower.announce(deadline)
+            self.follower.announce(deadline, parked=parked)
         except CnmError as error:
             log.warning("%s; the resident does not know it yet: %s", what, error)
 

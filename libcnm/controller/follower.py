@@ -65,11 +65,13 @@ class Names:
 
 @attrs.define
 class _Scope:
-    """One store's part of the replica. ``pending``: keys that a watch has named and that were not read yet."""
+    """One store's part of the replica. ``seen``: the version that was last taken in, for each key that is there;
+    ``pending``: keys that somebody has named and that were not read yet.
+    """
 
     repository: Repository
     watch: Watch | None = None
-    seen: set[str] = attrs.field(factory=set)
+    seen: dict[str, int] = attrs.field(factory=dict)
     pending: dict[str, None] = attrs.field(factory=dict)
 
 
@@ -141,6 +143,20 @@ class Follower:
             self._attempt(("cluster store",), self._refresh_scope, "global", share)
             self.settle(deadline)
 
+    def take_in(self, changed: Iterable[str], deadline: Deadline) -> None:
+        """Take in what was committed at these keys of the host's own store, with the networks and sandboxes that they
+        mean something to, and act on it. What else was committed waits for the next :meth:`refresh`.
+        """
+        scope = self._scopes.get("local")
+        if scope is None:
+            self.refresh(deadline)
+            return
+        named = [key for key in changed if key.startswith(_FOLLOWED["local"])]
+        first = (key for one in named for key in _needed(one) if key not in scope.seen)
+        scope.pending.update(dict.fromkeys((*first, *named)))
+        self._fetch("local", scope, deadline)
+        self.settle(deadline)
+
     def settle(self, deadline: Deadline) -> None:
         """Make peers, names and views follow what has been taken in, in this order. Never fails: what cannot be done is
         logged, and tried again the next time where that may help.
@@ -205,7 +221,9 @@ class Follower:
         if scope.pending:
             found = scope.repository.store.get_many(scope.pending, deadline=deadline)
             for key in scope.pending:
-                self._take(name, scope, key, found.get(key))
+                entry = found.get(key)
+                if (None if entry is None else entry.version) != scope.seen.get(key):
+                    self._take(name, scope, key, entry)
             scope.pending.clear()
 
     def _list(self, name: Scope, scope: _Scope, deadline: Deadline) -> None:
@@ -218,7 +236,7 @@ class Follower:
         # Networks first: an endpoint means nothing without its own.
         for key in sorted(here, key=lambda one: not one.startswith(keys.NETWORKS)):
             self._take(name, scope, key, here[key])
-        for key in scope.seen - here.keys():
+        for key in scope.seen.keys() - here.keys():
             self._take(name, scope, key, None)
         scope.pending.clear()
         scope.watch = store.watch("", listing.revision)
@@ -253,9 +271,9 @@ class Follower:
     def _take(self, name: Scope, scope: _Scope, key: str, entry: Entry | None) -> None:
         """A record that cannot be believed is named, left alone, and its last good version stays in force."""
         if entry is None:
-            scope.seen.discard(key)
+            scope.seen.pop(key, None)
         else:
-            scope.seen.add(key)
+            scope.seen[key] = entry.version
         self._attempt((name, key), self._take_one, name, key, entry)
 
     def _take_one(self, name: Scope, key: str, entry: Entry | None) -> None:
@@ -460,6 +478,15 @@ class Follower:
             for endpoint_id, rows in known.items():
                 made.put(endpoint_id, rows)
             raise
+
+
+def _needed(key: str) -> tuple[str, ...]:
+    """What a key's record means nothing without."""
+    if key.startswith(keys.ENDPOINTS):
+        return (keys.network(key.removeprefix(keys.ENDPOINTS).partition("/")[0]),)
+    if key.startswith(keys.ATTACHMENTS):
+        return (keys.sandbox(key.removeprefix(keys.ATTACHMENTS).partition("/")[0]),)
+    return ()
 
 
 def _places(network_id: str) -> tuple[NetworkKey, ...]:

@@ -96,12 +96,13 @@ class Healer:
                 self._alarm.clear()
                 began = clock.monotonic()
                 self._heal()
+                self._guarded(self._swept)
                 due = clock.monotonic() + PERIOD_SECONDS
                 # A host that is torn at all the time gets a fifth of one core, not all of it.
                 self._stopping.wait(4 * (clock.monotonic() - began))
             elif self._sweep.is_set():
                 self._sweep.clear()
-                self._guarded(self._context.doors.kernel.sweep)
+                self._guarded(self._swept)
 
     def _heal(self) -> None:
         def once() -> None:
@@ -111,6 +112,10 @@ class Healer:
                 self._healed()
 
         self._guarded(once)
+
+    def _swept(self) -> None:
+        """Where the outer ends are, each of which takes its pair along: sandboxes may be many, and hold none alone."""
+        self._context.doors.kernel.sweep(self._followed)
 
     def _guarded(self, action: Callable[[], object]) -> None:
         try:

@@ -356,9 +356,10 @@ def finish_delete(
         facts = context.facts(driver)
         shared = host_state.base(context, driver, deadline, without=record.id)
         before = [*host_state.base(context, driver, deadline), *driver.network(facts, NetworkView(record))]
-        context.engine.carry_out(delta(before, shared), deadline=deadline)
+        changes = delta(before, shared)
+        context.engine.carry_out(changes, deadline=deadline)
         host_state.forget_settings(context, driver, record, deadline)
-        context.doors.kernel.sweep()
+        context.doors.kernel.sweep({change.resource.identity[1] for change in changes})
     forget(context, repository, record, operation, deadline)
 
 

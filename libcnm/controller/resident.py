@@ -17,7 +17,7 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -29,6 +29,7 @@ from libcnm.controller.recovery import recover
 from libcnm.errors import CnmError
 from libcnm.kv.base import Gap, Store, Watch
 from libcnm.model.deadline import Deadline
+from libcnm.model.ids import network_namespace
 
 log = logging.getLogger("libcnm.resident")
 
@@ -37,7 +38,6 @@ LINGER_SECONDS: Final = 1.0
 """How long it stays when there is no sandbox: scripts that make one after the other keep one resident."""
 REQUEST_OCTETS: Final = 4096
 WATCH_SECONDS: Final = 1.0
-LOCAL_SECONDS: Final = 0.1
 
 
 class Resident:
@@ -164,9 +164,13 @@ class Resident:
         """Take in everything that was committed before this call."""
         with self._following:
             self._follower.refresh(self._deadline())
-            active = [p for p in self._follower.presences.values() if p.ready]
-            networks = [(p.epoch, p.network_id) for p in active]
-        self.healer.follow({"", *(f"{epoch}-{network_id[:10]}" for epoch, network_id in networks)})
+        self._follow_links()
+
+    def _follow_links(self) -> None:
+        """Have the kernel tell of what goes in the namespaces that hold links' outer ends."""
+        with self._following:
+            here = [one for one in self._follower.presences.values() if one.ready]
+        self.healer.follow({"", *(network_namespace(one.epoch, one.network_id) for one in here)})
 
     def _healed(self) -> None:
         """Reconcile has put rows back behind the follower's back, or may have; it programs its peers anew."""
@@ -186,7 +190,12 @@ class Resident:
         ]
 
     def _watch(self, store: Store) -> None:
-        """Wake the follower when a store changes, until the end; a store that fails is asked again after a while."""
+        """Wake the follower when a store changes, until the end; a store that fails is asked again after a while.
+
+        Verbs of this host tell what they commit. Its own store is looked at for those that died in between, and without
+        a bell, which every commit would have to ring.
+        """
+        local = store is self._context.doors.local
         while not self._stopping.is_set():
             try:
                 revision = store.list("", deadline=self._deadline()).revision
@@ -194,12 +203,11 @@ class Resident:
                 with store.watch("", revision) as watch:
                     self._watches.append(watch)
                     while not self._stopping.is_set():
-                        hint = watch.next(WATCH_SECONDS)
+                        if local:
+                            self._stopping.wait(WATCH_SECONDS)
+                        hint = watch.next(0 if local else WATCH_SECONDS)
                         if hint is None:
                             continue
-                        if store is self._context.doors.local:
-                            # Verbs of this host announce what they commit; this is for those that died in between.
-                            self._stopping.wait(LOCAL_SECONDS)
                         self._sync()
                         if isinstance(hint, Gap):
                             break
@@ -279,18 +287,15 @@ class Resident:
 
     def _answer(self, line: bytes) -> dict[str, object] | None:
         self._needed = self._context.doors.clock.monotonic()
-        try:
-            request = json.loads(line)
-            operation = request.get("op") if isinstance(request, dict) else None
-        except ValueError:
-            operation = None
+        request = _request(line)
+        operation = request.get("op")
         try:
             if operation == "sync":
                 self._sync()
-                self.healer.swept_soon()
+                self._sweep_for(request)
                 return {"ok": True}
             if operation == "told":
-                self._told()
+                self._told(request)
                 return None
             if operation == "statistics":
                 return {"ok": True, "pid": os.getpid(), "sandboxes": len(self._follower.sandboxes)}
@@ -301,18 +306,37 @@ class Resident:
         except CnmError as error:
             return {"ok": False, "code": error.code, "message": str(error)}
 
-    def _told(self) -> None:
+    def _told(self, request: Mapping[str, object]) -> None:
         """Nobody waits for an answer to this, so nobody may get one."""
+        changed = request.get("changed")
         try:
-            self._sync()
-            self.healer.swept_soon()
+            if isinstance(changed, list):
+                with self._following:
+                    self._follower.take_in([key for key in changed if isinstance(key, str)], self._deadline())
+                self._follow_links()
+            else:
+                self._sync()
+            self._sweep_for(request)
         except CnmError as error:
             log.warning("told of a change: %s", error)
+
+    def _sweep_for(self, request: Mapping[str, object]) -> None:
+        if request.get("parked"):
+            self.healer.swept_soon()
 
     def _drop(self, connection: socket.socket) -> None:
         self._partial.pop(connection, None)
         self._selector.unregister(connection)
         connection.close()
+
+
+def _request(line: bytes) -> Mapping[str, object]:
+    """A line as a request; an empty one for whatever is none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _trusted(connection: socket.socket) -> bool:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 from libcnm.controller.context import Context, Link
@@ -26,7 +27,7 @@ MODULE: Final = "libcnm.controller.resident_main"
 _LAUNCH: Final = "import os,sys;os.posix_spawn(sys.argv[1],sys.argv[1:],os.environ,setsid=True)"
 """The launcher: it starts the resident in a session of its own and ends, so that nobody has to reap the resident."""
 _SYNC: Final = b'{"op":"sync"}\n'
-_TOLD: Final = b'{"op":"told"}\n'
+_SYNC_AND_SWEEP: Final = b'{"op":"sync","parked":true}\n'
 _REPLY_OCTETS: Final = 65536
 
 
@@ -52,7 +53,7 @@ class InlineLink:
         self._follower = Follower(context) if follows else None
         self._lock = threading.Lock()
 
-    def announce(self, deadline: Deadline) -> None:
+    def announce(self, deadline: Deadline, *, parked: bool = False) -> None:
         with self._lock:
             if self._follower is not None:
                 self._follower.refresh(deadline)
@@ -60,7 +61,10 @@ class InlineLink:
     def introduce(self, sandbox_id: str) -> None:
         """Nothing: it follows in the caller's own thread, when that waits for it."""
 
-    def tell(self, sandbox_id: str, deadline: Deadline) -> None:
+    def foretell(self, sandbox_id: str, changed: Sequence[str]) -> None:
+        """Nothing, for the same reason."""
+
+    def tell(self, sandbox_id: str, changed: Sequence[str], deadline: Deadline, *, parked: bool = False) -> None:
         self.announce(deadline)
 
     def close(self) -> None:
@@ -89,14 +93,17 @@ class ThreadLink:
         if not up.wait(deadline.remaining()):
             raise DeadlineExceeded("the resident thread", deadline.budget)
 
-    def announce(self, deadline: Deadline) -> None:
-        self._link.announce(deadline)
+    def announce(self, deadline: Deadline, *, parked: bool = False) -> None:
+        self._link.announce(deadline, parked=parked)
 
     def introduce(self, sandbox_id: str) -> None:
         self._link.introduce(sandbox_id)
 
-    def tell(self, sandbox_id: str, deadline: Deadline) -> None:
-        self._link.tell(sandbox_id, deadline)
+    def foretell(self, sandbox_id: str, changed: Sequence[str]) -> None:
+        self._link.foretell(sandbox_id, changed)
+
+    def tell(self, sandbox_id: str, changed: Sequence[str], deadline: Deadline, *, parked: bool = False) -> None:
+        self._link.tell(sandbox_id, changed, deadline, parked=parked)
 
     def close(self) -> None:
         self._link.close()
@@ -121,43 +128,52 @@ class ProcessLink:
         self._received = b""
         self._introduced: set[str] = set()
 
-    def announce(self, deadline: Deadline) -> None:
+    def announce(self, deadline: Deadline, *, parked: bool = False) -> None:
         """Sync; a resident that is not there is started if there is a sandbox for it to serve."""
         with self._lock:
-            self._sync(deadline)
+            self._sync(deadline, _SYNC_AND_SWEEP if parked else _SYNC)
 
     def introduce(self, sandbox_id: str) -> None:
         with self._lock:
-            if self._connection is None:
-                return  # the first endpoint's join starts it
-            try:
-                self._collect(socket.MSG_DONTWAIT)
-                self._connection.send(_SYNC, socket.MSG_DONTWAIT)
-            except (OSError, CnmError) as error:
-                log.debug("introducing a sandbox to the resident: %s", error)
-                self._disconnect()
-                return
-            self._owed += 1
-            self._introduced.add(sandbox_id)
+            if self._connection is not None and self._sent(_SYNC):  # else the first endpoint's join starts it
+                self._owed += 1
+                self._introduced.add(sandbox_id)
 
-    def tell(self, sandbox_id: str, deadline: Deadline) -> None:
+    def foretell(self, sandbox_id: str, changed: Sequence[str]) -> None:
+        with self._lock:
+            if self._connection is not None and sandbox_id in self._introduced:
+                self._sent(_told(changed, parked=False))
+
+    def _sent(self, message: bytes) -> bool:
+        """Send without waiting; a connection that does not take it is given up, and made anew when it is needed."""
+        assert self._connection is not None, "the caller has looked"
+        try:
+            self._collect(socket.MSG_DONTWAIT)
+            self._connection.send(message, socket.MSG_DONTWAIT)
+        except (OSError, CnmError) as error:
+            log.debug("a note to the resident: %s", error)
+            self._disconnect()
+            return False
+        return True
+
+    def tell(self, sandbox_id: str, changed: Sequence[str], deadline: Deadline, *, parked: bool = False) -> None:
         with self._lock:
             if self._connection is not None and sandbox_id in self._introduced:
                 try:
                     self._settle(deadline)
-                    self._connection.sendall(_TOLD)
+                    self._connection.sendall(_told(changed, parked=parked))
                 except (OSError, CnmError) as error:
                     log.debug("telling the resident: %s", error)  # the sync finds out what is wrong with it
                 else:
                     return
-            self._sync(deadline)
+            self._sync(deadline, _SYNC_AND_SWEEP if parked else _SYNC)
             self._introduced.add(sandbox_id)
 
     def close(self) -> None:
         with self._lock:
             self._disconnect()
 
-    def _sync(self, deadline: Deadline) -> None:
+    def _sync(self, deadline: Deadline, request: bytes) -> None:
         for attempt in range(3):
             try:
                 if self._connection is None:
@@ -165,7 +181,7 @@ class ProcessLink:
                 if self._connection is None:
                     return
                 self._connection.settimeout(max(deadline.remaining(), 0.001))
-                self._connection.sendall(_SYNC)
+                self._connection.sendall(request)
                 self._owed += 1
                 self._settle(deadline)
                 return
@@ -260,6 +276,11 @@ class ProcessLink:
 
     def _log(self) -> int:
         return subprocess.DEVNULL
+
+
+def _told(changed: Sequence[str], *, parked: bool) -> bytes:
+    request = {"op": "told", "changed": list(changed), "parked": parked}
+    return json.dumps(request, separators=(",", ":")).encode() + b"\n"
 
 
 def _environment() -> dict[str, str]:

@@ -121,8 +121,6 @@ def create_sandbox(
         if known is not None:
             return known.record
         _refuse_taken(context, draft, deadline)
-        if draft.namespace and draft.source is None:
-            doors.kernel.anticipate()
         try:
             sandbox_files.create(context, draft)
             context.engine.apply(delta((), desired.sandbox_base(draft)), deadline=deadline)
@@ -218,7 +216,7 @@ def delete_sandbox(
                 f"an endpoint joined sandbox {record.container_id!r} while it was being deleted", hint="try again"
             )
         finish_delete(context, stored.record, deadline)
-    context.announce(f"sandbox {short(record.id)} is deleted", deadline)
+    context.announce(f"sandbox {short(record.id)} is deleted", deadline, parked=True)
 
 
 def finish_delete(context: Context, record: SandboxRecord, deadline: Deadline) -> None:
@@ -233,7 +231,8 @@ def finish_delete(context: Context, record: SandboxRecord, deadline: Deadline) -
 def _remove(context: Context, record: SandboxRecord, deadline: Deadline) -> None:
     context.engine.carry_out(delta(desired.sandbox_base(record), ()), deadline=deadline)
     if record.source is not None:
-        context.doors.kernel.sweep()  # a parked link would else be seen for a moment in a namespace that is not ours
+        # A parked link would else be seen for a moment in a namespace that is not ours.
+        context.doors.kernel.sweep(context.link_homes(deadline))
     context.doors.files.remove_folder(context.settings.paths.sandbox(record.id))
 
 

@@ -28,6 +28,7 @@ from libcnm.kernel.resources import (
 )
 from libcnm.model import limits, options
 from libcnm.model.addresses import IPNetwork, mac_from_address
+from libcnm.model.ids import network_namespace
 from libcnm.model.records import EndpointRecord, NetworkRecord
 from libcnm.model.resource import Resource
 
@@ -157,5 +158,5 @@ class OverlayDriver(Driver):
 
 
 def namespace_name(network: NetworkView) -> str:
-    """The network's namespace on this host, as the original named it: ``1-3aa4e1aa64``."""
-    return f"{network.epoch}-{network.record.id[:10]}"
+    """The network's namespace on this host."""
+    return network_namespace(network.epoch, network.record.id)

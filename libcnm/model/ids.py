@@ -51,6 +51,11 @@ def short(identifier: str, digits: int = 12) -> str:
     return identifier[:digits]
 
 
+def network_namespace(epoch: int, network_id: str) -> str:
+    """A network's own namespace on a host, as the original named it: ``1-3aa4e1aa64``."""
+    return f"{epoch}-{network_id[:10]}"
+
+
 def looks_like_id(ref: str) -> bool:
     """True for something that could be an id or the beginning of one."""
     return 0 < len(ref) <= ID_HEX_DIGITS and all(char in "0123456789abcdef" for char in ref)

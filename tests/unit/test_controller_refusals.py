@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 import pytest
@@ -36,10 +36,10 @@ def cnm(host: FakeHost) -> Iterator[Controller]:
 class Deaf(Nobody):
     """A resident that cannot be reached."""
 
-    def announce(self, deadline: Deadline) -> None:
+    def announce(self, deadline: Deadline, *, parked: bool = False) -> None:
         raise Unavailable("the resident", "it does not answer")
 
-    def tell(self, sandbox_id: str, deadline: Deadline) -> None:
+    def tell(self, sandbox_id: str, changed: Sequence[str], deadline: Deadline, *, parked: bool = False) -> None:
         self.announce(deadline)
 
 
