@@ -39,6 +39,7 @@ from libcnm.errors import (
     Unavailable,
 )
 from libcnm.model.addresses import Subnet
+from libcnm.model.event import Event
 from libcnm.model.ports import Port
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Difference",
     "DriverError",
     "Endpoint",
+    "Event",
     "Exhausted",
     "Forbidden",
     "InUse",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
+from weakref import WeakSet
 
 import attrs
 
@@ -45,12 +48,21 @@ class Call:
                 raise
 
 
+class Held(Protocol):
+    """What lives on after its verb, at most as long as its controller."""
+
+    def close(self) -> None:
+        """End it; idempotent."""
+
+
 class Calls:
     """The one thing that live objects share: a way to begin a verb."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self._open = True
+        self._holding = threading.Lock()
+        self._held: WeakSet[Held] = WeakSet()
 
     @property
     def installation(self) -> str:
@@ -69,9 +81,22 @@ class Calls:
         budget = self.context.settings.timeout if timeout is None else float(timeout)
         yield Call(self.context, self.context.doors.clock.deadline(budget), request_id)
 
+    def hold(self, one: Held) -> None:
+        """Have it closed with the controller, at the latest; Forbidden (and closed at once) if that has happened."""
+        with self._holding:
+            if self._open:
+                self._held.add(one)
+                return
+        one.close()
+        raise Forbidden("this controller is closed", hint="open another")
+
     def close(self) -> bool:
-        """No verb begins any more; False when that was so already."""
-        was_open, self._open = self._open, False
+        """No verb begins any more, and what is held ends; False when that was so already."""
+        with self._holding:
+            was_open, self._open = self._open, False
+            held = list(self._held)
+        for one in held:
+            one.close()
         return was_open
 
 

@@ -27,6 +27,7 @@ from libcnm.model.ids import check_name
 from libcnm.model.records import NetworkRecord, SandboxRecord
 
 if TYPE_CHECKING:
+    from libcnm.controller.events import Events
     from libcnm.controller.plan import Plan
     from libcnm.controller.reconcile import Difference
     from libcnm.controller.topology import Topology
@@ -315,6 +316,29 @@ class Controller:
 
         with self._calls.verb(timeout) as call:
             return topology(call.context, call.deadline)
+
+    def events(self, since: str | None = None, *, timeout: float | None = None) -> Events:
+        """What changes from now on, by whichever process and (in the cluster) on whichever host: an iterator of
+        :class:`~libcnm.Event`.
+
+            with cnm.events() as events:
+                for event in events:
+                    print(event.action, event.kind, event.name, event.cursor)
+
+        An event says what is true of an object now; what changes twice between two looks is told once, and nothing is
+        told twice but after ``since``. Look at the objects after opening it, not before, and nothing is missed. Objects
+        in the making are not shown. ``since``: an event's ``cursor``, to go on from there, also in another process;
+        where the store does not reach back that far, an event of action ``lost`` comes first, then all that there is.
+        A cluster store that does not answer is an event, too; those of this host go on. ``timeout``: seconds that the
+        iterator waits for one event before it ends (None: for ever). Raises Invalid before anything is opened,
+        Unavailable or Corrupt if the host's own store cannot be read. Docker: ``GET /events``.
+        """
+        from libcnm.controller.events import Events
+
+        with self._calls.verb(None) as call:
+            events = Events(call.context, since, timeout)
+        self._calls.hold(events)
+        return events
 
     def close(self) -> None:
         """Release what this process holds; networks, sandboxes and names live on. Idempotent."""
