@@ -19,6 +19,7 @@ except ModuleNotFoundError as missing:  # pragma: no cover - only without the ex
 
 from libcnm import __version__
 from libcnm.cli.containers import container
+from libcnm.cli.events import events
 from libcnm.cli.networks import network
 from libcnm.cli.services import service
 from libcnm.cli.session import JSON_OPTION, Session
@@ -69,7 +70,7 @@ def lab_shell(hosts: int) -> None:
     sys.exit(run_shell(hosts))
 
 
-for command in (network, service, container, doctor, topology):
+for command in (network, service, container, doctor, topology, events):
     cnm.add_command(command)
 
 

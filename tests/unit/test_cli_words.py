@@ -59,6 +59,8 @@ def test_every_noun_has_its_verbs() -> None:
         (["network", "ls", "--filter", "colour=red"], "is not a filter"),
         (["--timeout", "-1", "network", "ls"], "is not a number of seconds"),
         (["--state-dir", "here", "network", "ls"], "is not an absolute path"),
+        (["events", "--since", "yesterday"], "is not the cursor of an event"),
+        (["events", "--until-idle", "0"], "is not in the range x>0"),
     ],
 )
 def test_a_mistake_is_status_2_with_a_message(
