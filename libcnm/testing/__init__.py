@@ -9,6 +9,7 @@ Importing this package loads none of it: each is a module of its own.
     store_machine  any store beside a plain dict
     ipam           the conformance kit of address management
     machine        Hypothesis against controllers on several hosts, beside the plain model in ``model``
+    replay         a picture kept by events alone, beside what a controller says there is
     strategies     Hypothesis strategies for kernel resources and changes
     records        Hypothesis strategies for records, and for what users pass to the API
     snapshot       what is on this machine, before and after; finds what was left behind
