@@ -62,10 +62,13 @@ def write(
     folder = context.settings.paths.sandbox(record.id)
     # Somebody may have removed the folder since: then nothing is as it was.
     anew = context.doors.files.make_folder(folder, _FOLDER_MODE)
-    known = {} if anew or before is None else contents(record, before)
-    for name, text in contents(record, plugs).items():
-        if known.get(name) != text:
-            context.doors.files.write(os.path.join(folder, name), text, _MODE)
+    if anew or before is None:
+        texts = contents(record, plugs)
+    else:  # the others depend on the sandbox alone
+        text = _hosts(record, plugs)
+        texts = {} if text == _hosts(record, before) else {"hosts": text}
+    for name, text in texts.items():
+        context.doors.files.write(os.path.join(folder, name), text, _MODE)
 
 
 def wanted(context: Context, record: SandboxRecord, plugs: Iterable[Plug]) -> list[SandboxFile]:
@@ -93,14 +96,18 @@ def restore(context: Context, file: SandboxFile) -> None:
 
 def contents(record: SandboxRecord, plugs: Iterable[Plug]) -> dict[str, str]:
     """The three texts, by file name. Pure."""
-    ranked = sorted(plugs, key=lambda plug: plug.order)
-    own = [address.ip for plug in ranked for address in plug.endpoint.addresses]
-    extra = [(name, ipaddress.ip_address(address)) for name, address in record.extra_hosts.items()]
     return {
-        "hosts": hosts_file(record.hostname, own, domain=record.domain, extra=extra),
+        "hosts": _hosts(record, plugs),
         "resolv.conf": resolv_conf_file(record.dns_search, record.dns_options),
         "hostname": hostname_file(record.hostname),
     }
+
+
+def _hosts(record: SandboxRecord, plugs: Iterable[Plug]) -> str:
+    ranked = sorted(plugs, key=lambda plug: plug.order)
+    own = [address.ip for plug in ranked for address in plug.endpoint.addresses]
+    extra = [(name, ipaddress.ip_address(address)) for name, address in record.extra_hosts.items()]
+    return hosts_file(record.hostname, own, domain=record.domain, extra=extra)
 
 
 def mounts(context: Context, record: SandboxRecord) -> dict[str, str]:

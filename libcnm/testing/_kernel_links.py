@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import attrs
 import pytest
 
@@ -227,6 +229,17 @@ class LinkConformance:
         steps += [Change("delete", resource) for resource in (*pair(), Namespace("s1"))]
         assert {None} == set(bench.kernel.apply(steps, deadline=within()))
         assert ([], []) == (bench.read(Namespace), bench.read(Veth))
+
+    def test_a_link_is_gone_before_its_namespace_is(self, bench: Bench) -> None:
+        """Its inner end, too, and what is written to that meanwhile is refused, in one batch as in several."""
+        bench.add(Namespace("s1"), *pair())
+        steps = [
+            Change("delete", *pair()),
+            Change("add", Sysctl("s1", ipv6_switch(INNER), "0")),
+            Change("delete", Namespace("s1")),
+        ]
+        refused = [None if error is None else error.errno for error in bench.kernel.apply(steps, deadline=within())]
+        assert [None, errno.ENOENT, None] == refused
 
     def test_a_name_is_free_when_its_namespace_went_after_it(self, bench: Bench) -> None:
         """Leave and join again: the pair deleted, the namespace deleted, both made again in one batch."""

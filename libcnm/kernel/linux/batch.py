@@ -51,6 +51,13 @@ def subject_of(change: Change) -> str:
     return f"{change.operation} {kind} {' '.join(rest)}{place}{f' (VNI {vni})' if vni is not None else ''}"
 
 
+def _doomed(changes: Sequence[Change]) -> frozenset[str]:
+    """The namespaces that the changes only take away: no need to tidy up in there."""
+    gone = (one.resource for one in changes if one.operation == "delete")
+    used = {one.resource.identity[1] for one in changes if one.operation != "delete"}
+    return frozenset(one.name for one in gone if isinstance(one, Namespace)) - used
+
+
 @attrs.frozen
 class _Posted:
     message: bytes
@@ -67,11 +74,7 @@ class Batch:
         self.deadline = deadline
         self.channels = channels
         self.outcomes: list[KernelError | None] = [None] * len(changes)
-        self.doomed = {
-            change.resource.name
-            for change in changes
-            if change.operation == "delete" and isinstance(change.resource, Namespace)
-        }
+        self.doomed = _doomed(changes)
         self._announce = announce
         self._lent: dict[str, Channel] = {}
         self._fresh: set[str] = set()
