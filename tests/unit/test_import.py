@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
+import collections.abc
+import inspect
 import json
+import re
 import subprocess
 import sys
+import types
+import typing
 
 import pytest
 
@@ -47,6 +53,55 @@ def test_every_name_of_the_api_is_a_name_of_the_package() -> None:
 
     assert {name: getattr(libcnm, name) for name in api.__all__} == {name: getattr(api, name) for name in api.__all__}
     assert set(api.__all__) <= set(dir(libcnm))
+
+
+def test_the_names_are_told_without_loading_them() -> None:
+    """``__all__`` and ``dir()`` are true and cheap; ``import *`` gives the public names and no others."""
+    from libcnm import api
+
+    assert api.__all__ == libcnm.__all__
+    assert len(set(api.__all__)) == len(api.__all__)
+    assert "libcnm.api" not in modules_after("import libcnm; dir(libcnm), libcnm.__all__")
+    script = "before = set(globals()); from libcnm import *; print(*sorted(set(globals()) - before - {'before'}))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert sorted(api.__all__) == done.stdout.split()
+
+
+WORDS = re.compile(r"[A-Za-z_][A-Za-z_0-9.]*")
+NOT_OURS = {name for module in (builtins, typing, collections.abc, types, subprocess) for name in vars(module)}
+UNNAMED = {"Operation", "SandboxHandle", "Scope"}
+"""What users meet under another name, a Sandbox, or as text: ``"local"``."""
+
+
+def test_what_public_methods_take_and_give_is_public() -> None:
+    """Every type in their signatures can be imported from libcnm, so that a user can write it down."""
+    from libcnm import api
+
+    texts = []
+    for one in (
+        api.Controller,
+        api.Network,
+        api.Endpoint,
+        api.Sandbox,
+        api.Plan,
+        api.Difference,
+        api.Change,
+        api.Topology,
+    ):
+        texts += vars(one).get("__annotations__", {}).values()  # the fields of a value
+        for name, member in vars(one).items():
+            function = member.fget if isinstance(member, property) else member
+            if inspect.isfunction(function) and (name[0] != "_" or (one, name) == (api.Controller, "__init__")):
+                texts += function.__annotations__.values()
+    words = {word for text in texts for word in WORDS.findall(re.sub("'[^']*'", "", text)) if "." not in word}
+    assert UNNAMED == words - set(libcnm.__all__) - NOT_OURS
+
+
+def test_a_program_that_sets_up_no_logging_reads_nothing_of_ours() -> None:
+    """Unlike the bare lines of logging's last resort."""
+    script = "import libcnm, logging; libcnm.Controller; logging.getLogger('libcnm.engine').error('said')"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert "" == done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", ["nothing_of_that_name", "_private", "__wrapped__"])
