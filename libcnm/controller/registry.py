@@ -74,16 +74,16 @@ def _points(group: str) -> tuple[EntryPoint, ...]:
 def _load(group: str, kind: str, name: str, base: type) -> Any:
     # Imported here: stevedore costs 75 ms, which `import libcnm` must not pay.
     from stevedore import DriverManager, ExtensionManager
-    from stevedore.exception import MultipleMatches, NoMatches
+    from stevedore.exception import MultipleMatches
 
     # stevedore would read a cache file in the home folder otherwise: whoever can write that chooses what root imports.
     points = list(_points(group))
     ExtensionManager.ENTRY_POINT_CACHE[group] = points
+    if name not in names(group):  # asked for it all the same, stevedore would log that beside our error
+        raise NotFound(kind, name, hint=f"known: {', '.join(names(group))}")
     origin = next((point.dist.name for point in points if point.name == name and point.dist), None)
     try:
         found: Any = DriverManager(group, name, invoke_on_load=False).driver
-    except NoMatches:
-        raise NotFound(kind, name, hint=f"known: {', '.join(names(group))}") from None
     except MultipleMatches:
         owners = sorted(point.dist.name for point in points if point.name == name and point.dist)
         raise DriverError(

@@ -74,17 +74,17 @@ def _load(scheme: str) -> Opener:
     from importlib.metadata import entry_points
 
     from stevedore import DriverManager, ExtensionManager
-    from stevedore.exception import MultipleMatches, NoMatches
+    from stevedore.exception import MultipleMatches
 
     # stevedore would read a cache file in the home folder otherwise: whoever can write that chooses what root imports.
     points = list(entry_points(group=GROUP))
     ExtensionManager.ENTRY_POINT_CACHE[GROUP] = points
+    if scheme not in {point.name for point in points}:  # stevedore would log that beside our error
+        raise NotSupported(f"no installed package knows the store {scheme!r}", hint=_advice(scheme))
     origins = sorted(point.dist.name for point in points if point.name == scheme and point.dist)
     origin = origins[0] if origins else None
     try:
         opener: object = DriverManager(GROUP, scheme).driver
-    except NoMatches:
-        raise NotSupported(f"no installed package knows the store {scheme!r}", hint=_advice(scheme)) from None
     except MultipleMatches:
         reason = f"is provided by several distributions: {', '.join(origins)}"
         raise DriverError(scheme, reason, hint="remove one") from None

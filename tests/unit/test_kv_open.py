@@ -84,11 +84,12 @@ def test_errors_show_no_secret(url: str) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "advice"), [("consul", "libcnm[consul]"), ("etcd", "libcnm[etcd]"), ("zk", "'zk'")])
-def test_missing_package_is_named(scheme: str, advice: str) -> None:
-    """A scheme that nothing installed knows is NotSupported, and the hint says what to install."""
+def test_missing_package_is_named(scheme: str, advice: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A scheme that nothing installed knows is NotSupported, and the hint says what to install; nobody says more."""
     with pytest.raises(NotSupported) as caught:
         open_store(f"{scheme}://localhost:1")
     assert advice in str(caught.value)
+    assert [] == caplog.messages
 
 
 def install(folder: Path, scheme: str, body: str) -> None:
