@@ -15,6 +15,7 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
+_A_SUBNET = "for example 10.88.0.0/24 or fd00:88::/64"
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _UNICAST_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 
@@ -44,18 +45,19 @@ def parse_address(value: str | IPAddress, field: str) -> IPAddress:
 
 def parse_pool(value: str | IPNetwork, field: str) -> IPNetwork:
     """``value`` as a CIDR block; host bits are refused, with the block that was probably meant in the hint."""
-    if isinstance(value, str) and "/" not in value:
-        raise Invalid(
-            field, value, "has no prefix length", hint=f"for example {value}/24" if ":" not in value else f"{value}/64"
-        )
     try:
-        return ipaddress.ip_network(value)
+        found = ipaddress.ip_network(value)
     except ValueError:
         pass
+    else:
+        if isinstance(value, str) and "/" not in value:
+            usual = 24 if found.version == 4 else 64
+            raise Invalid(field, value, "has no prefix length", hint=f"for example {value}/{usual}")
+        return found
     try:
         meant = ipaddress.ip_network(value, strict=False)
     except ValueError:
-        raise Invalid(field, value, "is not a subnet in CIDR form") from None
+        raise Invalid(field, value, "is not a subnet in CIDR form", hint=_A_SUBNET) from None
     raise Invalid(field, value, "has host bits set", hint=f"did you mean {meant}?")
 
 

@@ -128,8 +128,13 @@ def test_host_bits_say_what_was_meant() -> None:
     """The hint can be pasted."""
     with pytest.raises(Invalid, match=re.escape("did you mean 10.1.0.0/24?")):
         Subnet("10.1.0.7/24")
-    with pytest.raises(Invalid, match=re.escape("for example 10.1.0.0/24")):
-        Subnet("10.1.0.0")
+    for text, example in (
+        ("10.1.0.0", "10.1.0.0/24"), ("fd00::", "fd00::/64"), ("junk", "10.88.0.0/24"), ("10.1.0.0/99", "10.88.0.0/24")
+    ):  # fmt: skip
+        with pytest.raises(Invalid) as raised:
+            Subnet(text)
+        assert raised.value.hint is not None
+        assert raised.value.hint.startswith(f"for example {example}")
 
 
 @given(records.subnets(), records.subnets())
