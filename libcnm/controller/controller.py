@@ -24,6 +24,7 @@ from libcnm.errors import AlreadyExists, Ambiguous
 from libcnm.model.addresses import IPNetwork, Subnet
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_name
+from libcnm.model.options import same_value
 from libcnm.model.records import NetworkRecord, SandboxRecord
 
 if TYPE_CHECKING:
@@ -153,7 +154,8 @@ class Controller:
         labels: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Network:
-        """The network of that name if it is as described (subnets only if given), else a new one.
+        """The network of that name if it is as described (subnets only if given; values of options by what they mean:
+        an MTU of 01400 is one of 1400), else a new one.
 
         Raises AlreadyExists with ``differences`` when there is one that is different, and what :meth:`create_network`
         does.
@@ -354,23 +356,32 @@ def _differences(spec: NetworkSpec, record: NetworkRecord) -> list[str]:
         "driver": spec.driver == record.driver,
         "ipam_driver": spec.ipam_driver == record.ipam_driver,
         "internal": spec.internal == record.internal,
-        "options": spec.options == record.options,
+        "options": _same_options(spec.options, record.options),
         "labels": spec.labels == record.labels,
         "subnets": not spec.subnets or _same_subnets(spec.subnets, record),
     }
     return [field for field, equal in same.items() if not equal]
 
 
+def _same_options(asked: Mapping[str, str], there: Mapping[str, str]) -> bool:
+    return asked.keys() == there.keys() and all(same_value(label, asked[label], there[label]) for label in asked)
+
+
 def _same_subnets(asked: Sequence[Subnet], record: NetworkRecord) -> bool:
+    """Whether these describe those pools. Order counts among subnets of one IP version: the first gives its addresses
+    first.
+    """
     if len(asked) != len(record.pools):
         return False
+    subnets = sorted(asked, key=lambda subnet: subnet.version)
+    pools = sorted(record.pools, key=lambda pool: pool.subnet.version)
     return all(
         subnet.version == pool.subnet.version
         and subnet.pool in (None, pool.subnet)
         and subnet.range == pool.range
         and subnet.gateway in (None, pool.gateway)
         and dict(subnet.aux) == dict(pool.aux)
-        for subnet, pool in zip(asked, record.pools, strict=True)
+        for subnet, pool in zip(subnets, pools, strict=True)
     )
 
 

@@ -61,6 +61,27 @@ def interface_prefix(label: str, value: str) -> str:
     return value
 
 
+_MEANINGS: Final[Mapping[str, Callable[[str, str], object]]] = {
+    MTU: mtu,
+    BRIDGE_ICC: boolean,
+    BRIDGE_MASQUERADE: boolean,
+    BRIDGE_HOST_BINDING: ipv4_address,
+    OVERLAY_VNIS: vni,
+}
+"""What can be written in several ways, and how it is read."""
+
+
+def same_value(label: str, one: str, other: str) -> bool:
+    """Whether two values of an option mean the same: ``true`` and ``1`` to a switch, not to an option unknown here."""
+    if one == other:
+        return True
+    read = boolean if label.startswith(IPAM_PREFIX) else _MEANINGS.get(label)
+    try:
+        return read is not None and read(label, one) == read(label, other)
+    except Invalid:
+        return False
+
+
 def parse(
     options: Mapping[str, str], known: Mapping[str, Callable[[str, str], Any]], refuse: Callable[[str], None]
 ) -> dict[str, Any]:

@@ -185,6 +185,23 @@ def test_ensure_gives_the_equal_one(cnm: Controller) -> None:
     assert 1 == len(cnm.networks())
 
 
+def test_ensure_compares_what_is_meant(cnm: Controller) -> None:
+    """IP versions in any order, options in any notation. Among subnets of one version the first comes first."""
+    mtu, icc = "com.docker.network.driver.mtu", "com.docker.network.bridge.enable_icc"
+    made = cnm.ensure_network("net", subnets=["fd01::/64", "10.7.0.0/24"], options={mtu: "1400", icc: "true"})
+    assert made == cnm.ensure_network("net", subnets=["10.7.0.0/24", "fd01::/64"], options={icc: "1", mtu: "01400"})
+    two = cnm.ensure_network("two", subnets=["10.8.0.0/24", "10.9.0.0/24"], labels={"a": "1"})
+    assert two == cnm.ensure_network("two", subnets=["10.8.0.0/24", "10.9.0.0/24"], labels={"a": "1"})
+    for different in (
+        {"subnets": ["10.9.0.0/24", "10.8.0.0/24"], "labels": {"a": "1"}},
+        {"labels": {"a": "01"}},
+    ):
+        with pytest.raises(AlreadyExists):
+            cnm.ensure_network("two", **different)
+    with pytest.raises(AlreadyExists, match="options"):
+        cnm.ensure_network("net", options={icc: "maybe", mtu: "1400"})
+
+
 @pytest.mark.parametrize(
     ("differing", "arguments"),
     [
