@@ -3,14 +3,27 @@
 A category says what the caller can do about it; the fields say about what. Errors of third parties (``sqlite3``,
 ``OSError``, netlink) never cross a layer: the door that meets one turns it into one of these. Each class has a stable
 ``code`` (for programs), an ``http_status`` (libnetwork's ``dnet`` used the same numbers) and an ``exit_code`` (for the
-command line). The message says what, where and what to do; ``hint`` is the "what to do" alone.
+command line). The message says what, where and what to do; ``hint`` is the "what to do" alone, in the words of the
+Python API. Where a front door has other words for it, ``remedy`` names the same advice for programs.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+Remedy = Literal[
+    "advertise",  # say by which address other hosts reach this one
+    "cluster-store",  # name the store that the hosts share
+    "delete-endpoints",  # delete what is in the network first, or have that done
+    "detach",  # take the endpoint out of its sandbox first
+    "detach-or-force",  # the same, or have the deletion do it
+    "host-network",  # ask for a sandbox of the host's own namespace
+    "privilege",  # be root, or go where one is: private namespaces
+    "rename-host",  # give this host another name
+]
+"""What can be advised in other words than Python's."""
 
 
 class CnmError(Exception):
@@ -21,10 +34,11 @@ class CnmError(Exception):
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, remedy: Remedy | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.remedy = remedy
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -48,23 +62,31 @@ class Invalid(CnmError):
 
     code, http_status, exit_code = "invalid", 400, 2
 
-    def __init__(self, field: str, value: object, reason: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, field: str, value: object, reason: str, *, hint: str | None = None, remedy: Remedy | None = None
+    ) -> None:
         shown = repr(value)
-        super().__init__(f"{field}: {shown if len(shown) <= 120 else shown[:117] + '...'} {reason}", hint=hint)
+        cut = shown if len(shown) <= 120 else shown[:117] + "..."
+        super().__init__(f"{field}: {cut} {reason}", hint=hint, remedy=remedy)
         self.field = field
         self.value = value
         self.reason = reason
 
 
 class NotFound(CnmError):
-    """No object of this kind has that name, id or id prefix. libnetwork: NotFound."""
+    """No object of this kind has that name, id or id prefix. libnetwork: NotFound.
+
+    ``name`` is what the object was called, where ``ref`` is its id and it was known once.
+    """
 
     code, http_status, exit_code = "not-found", 404, 3
 
-    def __init__(self, kind: str, ref: str, *, hint: str | None = None) -> None:
-        super().__init__(f"{kind} {ref!r} not found", hint=hint)
+    def __init__(self, kind: str, ref: str, *, name: str | None = None, hint: str | None = None) -> None:
+        shown = f"{ref!r}" if name is None else f"{name!r} ({ref})"
+        super().__init__(f"{kind} {shown} not found", hint=hint)
         self.kind = kind
         self.ref = ref
+        self.name = name
 
 
 class Ambiguous(CnmError):
@@ -93,10 +115,11 @@ class AlreadyExists(CnmError):
         holder: str | None = None,
         differences: Sequence[str] = (),
         hint: str | None = None,
+        remedy: Remedy | None = None,
     ) -> None:
         by = f" (held by {holder})" if holder else ""
         other = f"; it differs in: {', '.join(differences)}" if differences else ""
-        super().__init__(f"{kind} {name!r} already exists{by}{other}", hint=hint)
+        super().__init__(f"{kind} {name!r} already exists{by}{other}", hint=hint, remedy=remedy)
         self.kind = kind
         self.name = name
         self.holder = holder
@@ -110,9 +133,11 @@ class InUse(CnmError):
 
     code, http_status, exit_code = "in-use", 409, 4
 
-    def __init__(self, kind: str, name: str, holders: Sequence[str], *, hint: str | None = None) -> None:
+    def __init__(
+        self, kind: str, name: str, holders: Sequence[str], *, hint: str | None = None, remedy: Remedy | None = None
+    ) -> None:
         shown = ", ".join(holders[:8]) + (f" and {len(holders) - 8} more" if len(holders) > 8 else "")
-        super().__init__(f"{kind} {name!r} is in use by {shown}", hint=hint)
+        super().__init__(f"{kind} {name!r} is in use by {shown}", hint=hint, remedy=remedy)
         self.kind = kind
         self.name = name
         self.holders = tuple(holders)

@@ -67,7 +67,7 @@ def join(
     driver = context.driver(network)
     with context.doors.locks.acquire_all(_locks(driver, network, endpoint, sandbox.id), deadline=deadline):
         if request_id:
-            known = context.endpoint(network.scope, network.id, endpoint.id, deadline).record
+            known = context.endpoint(network.scope, network.id, endpoint.id, deadline, name=endpoint.name).record
             if known.attachment is not None and known.attachment.request_id == request_id:
                 return known
         work = optimistic(
@@ -124,9 +124,12 @@ def _prepare(
 ) -> _Join:
     """Read (or remember, unless ``careful``), check, and record the attachment as preparing, with the intent."""
     repository = context.repository(network.scope)
-    stored_network = context.network(network.scope, network.id, deadline, remembered=not careful)
-    stored = context.endpoint(network.scope, network.id, endpoint.id, deadline, remembered=not careful)
-    stored_sandbox = context.sandbox(sandbox.id, deadline, remembered=not careful)
+    remembered = not careful
+    stored_network = context.network(network.scope, network.id, deadline, name=network.name, remembered=remembered)
+    stored = context.endpoint(
+        network.scope, network.id, endpoint.id, deadline, name=endpoint.name, remembered=remembered
+    )
+    stored_sandbox = context.sandbox(sandbox.id, deadline, name=sandbox.container_id, remembered=remembered)
     place = stored_sandbox.record
     others = tuple(context.plugs(sandbox.id, deadline))
     _check(driver, stored_network.record, stored.record, place, others)
@@ -179,9 +182,8 @@ def _check(
     """Libnetwork's order: the sandbox, then whether the endpoint is free, then whether the two fit."""
     held = endpoint.attachment
     if held is not None:
-        raise InUse(
-            "endpoint", endpoint.name, [f"container {held.container_id} on host {held.host}"], hint="leave() it first"
-        )
+        holders = [f"container {held.container_id} on host {held.host}"]
+        raise InUse("endpoint", endpoint.name, holders, hint="leave() it first", remedy="detach")
     if network.state == "deleting":
         raise Forbidden(f"network {network.name!r} is being deleted")
     wants_host = driver.capabilities.host_namespace
@@ -358,7 +360,7 @@ def _withdraw(
 ) -> EndpointRecord:
     """Record that the endpoint is leaving: from now on no name and no peer row leads to it."""
     repository = context.repository(network.scope)
-    stored = context.endpoint(network.scope, network.id, endpoint.id, deadline)
+    stored = context.endpoint(network.scope, network.id, endpoint.id, deadline, name=endpoint.name)
     place = stored.record.attachment
     if place is not None and network.scope == "global":
         place = _own_place(context, endpoint.attachment or place, endpoint.id, deadline)

@@ -225,6 +225,7 @@ class Context:
             raise NotSupported(
                 "networks of global scope need a store that the hosts share",
                 hint="Controller(cluster_store='sqlite:///path') for hosts simulated on one machine",
+                remedy="cluster-store",
             )
         self._register()
         return self.cluster
@@ -259,6 +260,7 @@ class Context:
                     self.host_name,
                     holder=f"installation {found.record.installation[:12]}",
                     hint="give host= another name",
+                    remedy="rename-host",
                 )
             elif found.record != wanted:
                 cluster.commit(found.replace(wanted), deadline)
@@ -279,33 +281,44 @@ class Context:
     # -- objects -----------------------------------------------------------------------------------------------------
 
     def network(
-        self, scope: Scope, network_id: str, deadline: Deadline, *, remembered: bool = False
+        self, scope: Scope, network_id: str, deadline: Deadline, *, name: str | None = None, remembered: bool = False
     ) -> Stored[NetworkRecord]:
-        """The record, or NotFound. ``remembered``: see :meth:`Repository.recall`."""
+        """The record, or NotFound, with the ``name`` that it had. ``remembered``: see :meth:`Repository.recall`."""
         repository = self.repository(scope)
         find = repository.recall if remembered else repository.read
         found = find(NetworkRecord, keys.network(network_id), deadline)
         if found is None or found.record.state == "preparing":
-            raise NotFound("network", network_id[:12])
+            raise NotFound("network", network_id[:12], name=name)
         return found
 
     def endpoint(
-        self, scope: Scope, network_id: str, endpoint_id: str, deadline: Deadline, *, remembered: bool = False
+        self,
+        scope: Scope,
+        network_id: str,
+        endpoint_id: str,
+        deadline: Deadline,
+        *,
+        name: str | None = None,
+        remembered: bool = False,
     ) -> Stored[EndpointRecord]:
-        """The record, or NotFound. ``remembered``: see :meth:`Repository.recall`."""
+        """The record, or NotFound, with the ``name`` that it had. ``remembered``: see :meth:`Repository.recall`."""
         repository = self.repository(scope)
         find = repository.recall if remembered else repository.read
         found = find(EndpointRecord, keys.endpoint(network_id, endpoint_id), deadline)
         if found is None:
-            raise NotFound("endpoint", endpoint_id[:12])
+            raise NotFound("endpoint", endpoint_id[:12], name=name)
         return found
 
-    def sandbox(self, sandbox_id: str, deadline: Deadline, *, remembered: bool = False) -> Stored[SandboxRecord]:
-        """The record, or NotFound. ``remembered``: see :meth:`Repository.recall`."""
+    def sandbox(
+        self, sandbox_id: str, deadline: Deadline, *, name: str | None = None, remembered: bool = False
+    ) -> Stored[SandboxRecord]:
+        """The record, or NotFound, with the ``name`` (of its container) that it had. ``remembered``: see
+        :meth:`Repository.recall`.
+        """
         find = self.local.recall if remembered else self.local.read
         found = find(SandboxRecord, keys.sandbox(sandbox_id), deadline)
         if found is None:
-            raise NotFound("sandbox", sandbox_id[:12])
+            raise NotFound("sandbox", sandbox_id[:12], name=name)
         return found
 
     def driver(self, record: NetworkRecord) -> Driver:

@@ -15,7 +15,7 @@ from libcnm.model.ports import Port
 from libcnm.model.records import EndpointRecord, NetworkRecord
 
 if TYPE_CHECKING:
-    from libcnm.controller.calls import Calls
+    from libcnm.controller.calls import Call, Calls
 
 
 class Endpoint:
@@ -47,8 +47,13 @@ class Endpoint:
 
     @property
     def network(self) -> str:
-        """The network's name."""
+        """The network's name, for people: in another scope there may be a network of the same name."""
         return self._network.name
+
+    @property
+    def network_id(self) -> str:
+        """The network's id: ``Controller.network(endpoint.network_id)`` is that network and no other."""
+        return self._network.id
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -77,6 +82,14 @@ class Endpoint:
         """
         place = self._record.attachment
         return None if place is None else place.container_id
+
+    @property
+    def sandbox_id(self) -> str | None:
+        """The id of that sandbox. Where :attr:`host` is this host, ``Controller.sandbox(endpoint.sandbox_id)`` is it;
+        other hosts' sandboxes are known to their own hosts alone, and may have the same container ids as ours.
+        """
+        place = self._record.attachment
+        return None if place is None else place.sandbox_id
 
     @property
     def host(self) -> str | None:
@@ -131,22 +144,26 @@ class Endpoint:
         Leave.
         """
         with self._calls.verb(timeout, request_id) as call, call.gone_is_done():
-            self._record = call.context.endpoint(self._network.scope, self._network.id, self.id, call.deadline).record
+            self._record = self._read(call)
             place = self._record.attachment
             if sandbox is not None and place is not None and place.sandbox_id != sandbox.id:
                 raise Forbidden(
                     f"endpoint {self.name!r} is in sandbox {place.container_id!r}, not in {sandbox.container_id!r}"
                 )
             attach.leave(call.context, self._network, self._record, call.deadline)
-            self._record = call.context.endpoint(self._network.scope, self._network.id, self.id, call.deadline).record
+            self._record = self._read(call)
 
     def inspect(self, *, timeout: float | None = None) -> dict[str, object]:
         """The endpoint as plain data, ``Reachable`` saying for each port who can reach it."""
         with self._calls.verb(timeout) as call:
-            self._record = call.context.endpoint(self._network.scope, self._network.id, self.id, call.deadline).record
+            self._record = self._read(call)
         from libcnm.controller.inspect import endpoint_as_dict
 
         return endpoint_as_dict(self._network, self._record)
+
+    def _read(self, call: Call) -> EndpointRecord:
+        network = self._network
+        return call.context.endpoint(network.scope, network.id, self.id, call.deadline, name=self.name).record
 
     def delete(self, *, force: bool = False, timeout: float | None = None, request_id: str | None = None) -> None:
         """Delete it and free its name and addresses. Attached, it is InUse, unless ``force`` (on its own host).

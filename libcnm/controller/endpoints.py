@@ -165,7 +165,7 @@ def _open_network(
         return known
     stored = repository.network(network.id, deadline)
     if stored is None or stored.record.state == "preparing":
-        raise NotFound("network", network.name)
+        raise NotFound("network", network.id[:12], name=network.name)
     if stored.record.state == "deleting":
         raise Forbidden(f"network {network.name!r} is being deleted", hint="try again when that has ended")
     return stored
@@ -245,7 +245,7 @@ def delete_endpoint(
     repository = context.repository(network.scope)
     stored = repository.endpoint(network.id, endpoint.id, deadline)
     if stored is None:
-        raise NotFound("endpoint", endpoint.name)
+        raise NotFound("endpoint", endpoint.id[:12], name=endpoint.name)
     if stored.record.attachment is not None:
         _refuse_attached(context, stored.record, force)
         attach.leave(context, network, stored.record, deadline)
@@ -263,10 +263,12 @@ def _refuse_attached(context: Context, record: EndpointRecord, force: bool) -> N
     elsewhere = place.host != context.host_name
     if force and not elsewhere:
         return
-    hint = (
-        f"only host {place.host} can detach it: run this there" if elsewhere else "leave() first, or delete(force=True)"
-    )
-    raise InUse("endpoint", record.name, [f"container {place.container_id} on host {place.host}"], hint=hint)
+    holders = [f"container {place.container_id} on host {place.host}"]
+    if elsewhere:
+        hint = f"only host {place.host} can detach it: run this there"
+        raise InUse("endpoint", record.name, holders, hint=hint)
+    hint = "leave() first, or delete(force=True)"
+    raise InUse("endpoint", record.name, holders, hint=hint, remedy="detach-or-force")
 
 
 def _forget(
@@ -274,7 +276,7 @@ def _forget(
 ) -> None:
     stored = repository.endpoint(network.id, endpoint.id, deadline)
     if stored is None:
-        raise NotFound("endpoint", endpoint.name)
+        raise NotFound("endpoint", endpoint.id[:12], name=endpoint.name)
     if stored.record.attachment is not None:
         _refuse_attached(context, stored.record, force=False)
     record = stored.record

@@ -126,7 +126,7 @@ class Network:
     def inspect(self, *, timeout: float | None = None) -> dict[str, object]:
         """The network as plain data, in the shape of ``docker network inspect``."""
         with self._calls.verb(timeout) as call:
-            self._record = call.context.network(self.scope, self.id, call.deadline).record
+            self._record = call.context.network(self.scope, self.id, call.deadline, name=self.name).record
             stored = call.context.repository(self.scope).endpoints(self.id, call.deadline)
         from libcnm.controller.inspect import network_as_dict
 
@@ -138,7 +138,7 @@ class Network:
         Raises InUse (every holder with its host, and what to do), NotFound. libnetwork: Network.Delete.
         """
         with self._calls.verb(timeout, request_id) as call, call.gone_is_done():
-            record = call.context.network(self.scope, self.id, call.deadline).record
+            record = call.context.network(self.scope, self.id, call.deadline, name=self.name).record
             network_verbs.delete_network(call.context, record, call.deadline, force=force)
 
 

@@ -233,7 +233,9 @@ def _publish(repository: Repository, record: NetworkRecord, deadline: Deadline) 
     ready = attrs.evolve(record, state="ready", operation="")
     stored = repository.network(record.id, deadline)
     if stored is None or stored.record.operation != record.operation:
-        raise NotFound("network", record.name, hint="it was taken for half-done and removed meanwhile")
+        raise NotFound(
+            "network", record.id[:12], name=record.name, hint="it was taken for half-done and removed meanwhile"
+        )
     repository.commit(stored.replace(ready) + drop(keys.intent(record.operation)), deadline)
     return ready
 
@@ -296,7 +298,7 @@ def _mark(
     def attempt() -> None:
         stored = repository.network(record.id, deadline)
         if stored is None:
-            raise NotFound("network", record.name)
+            raise NotFound("network", record.id[:12], name=record.name)
         held = stored.record.mark
         if held is not None and held.host != context.host_name:
             raise InUse("network", record.name, [f"its deletion on host {held.host}"], hint="try again")
@@ -334,7 +336,8 @@ def _refuse_endpoints(
         place = stored.record.attachment
         where = f" in container {place.container_id} on host {place.host}" if place is not None else ""
         holders.append(f"endpoint {stored.record.name} ({stored.record.id[:12]}){where}")
-    raise InUse("network", marked.record.name, holders, hint="delete its endpoints first, or delete(force=True)")
+    hint = "delete its endpoints first, or delete(force=True)"
+    raise InUse("network", marked.record.name, holders, hint=hint, remedy="delete-endpoints")
 
 
 def unmark(context: Context, repository: Repository, marked: Stored[NetworkRecord], deadline: Deadline) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
-
-import attrs
 
 from libcnm.controller import sandbox_files
 from libcnm.controller import sandboxes as sandbox_verbs
@@ -17,6 +16,7 @@ from libcnm.controller.sandboxes import SandboxSpec
 from libcnm.errors import CnmError, NotFound
 from libcnm.kernel.base import LinkStatistics
 from libcnm.model.addresses import IPAddress
+from libcnm.model.ids import check_hostname
 from libcnm.system import processes
 
 
@@ -99,7 +99,18 @@ class Sandbox(SandboxHandle):
         """Start a program inside the sandbox, as :class:`subprocess.Popen` does; see :meth:`run`."""
         kernel = self._calls.context.doors.kernel
         command = processes.checked_argv(argv, options)
-        return kernel.spawn(command, self._record.namespace, files=self.files, options=options)
+        with self._named():
+            return kernel.spawn(command, self._record.namespace, files=self.files, options=options)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """The kernel's door knows a namespace by its pin, the user its container."""
+        try:
+            yield
+        except NotFound as error:
+            if error.kind != "namespace":
+                raise
+            raise NotFound("namespace of sandbox", error.ref, name=self.container_id) from error
 
     def resolve_name(self, name: str, *, timeout: float | None = None) -> tuple[IPAddress, ...]:
         """What the sandbox's resolver would answer for a name, all addresses, IPv4 first; empty when it is not known.
@@ -109,11 +120,12 @@ class Sandbox(SandboxHandle):
         from libcnm.controller.zones import resolve
 
         with self._calls.verb(timeout) as call:
-            return resolve(call.context, self.id, name, call.deadline)
+            return resolve(call.context, self._record, name, call.deadline)
 
     def statistics(self) -> Mapping[str, LinkStatistics]:
         """The counters of each of its interfaces. libnetwork: Sandbox.Statistics."""
-        return self._calls.context.doors.kernel.statistics(self._record.namespace)
+        with self._named():
+            return self._calls.context.doors.kernel.statistics(self._record.namespace)
 
     def rename(self, hostname: str, *, timeout: float | None = None) -> None:
         """Give it another host name: its files change in place. libnetwork: Sandbox.Rename."""
@@ -125,36 +137,50 @@ class Sandbox(SandboxHandle):
         *,
         hostname: str | None = None,
         domain: str | None = None,
-        dns: Sequence[str] = (),
-        dns_search: Sequence[str] = (),
-        dns_options: Sequence[str] = (),
+        dns: Sequence[str] | None = None,
+        dns_search: Sequence[str] | None = None,
+        dns_options: Sequence[str] | None = None,
         extra_hosts: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Replace all its settings; its endpoints stay attached meanwhile. libnetwork: Sandbox.Refresh."""
+        """Change some of its settings; its endpoints stay attached meanwhile.
+
+        What is left out (or None) stays as it is; an empty value takes a setting away: ``dns=()``, ``domain=""``. A
+        host name it always has: ``hostname=""`` is Invalid. libnetwork's Sandbox.Refresh, which this is, resets
+        whatever it is not told.
+        """
+        asked = {
+            "hostname": hostname,
+            "domain": domain,
+            "dns": dns,
+            "dns_search": dns_search,
+            "dns_options": dns_options,
+            "extra_hosts": extra_hosts,
+            "labels": labels,
+        }
         spec = SandboxSpec.checked(
             self.container_id,
             netns=None,
             host_network=False,
-            hostname=hostname or self.hostname,
+            hostname=None if hostname is None else check_hostname(hostname),
             domain=domain,
-            dns=dns,
-            dns_search=dns_search,
-            dns_options=dns_options,
+            dns=() if dns is None else dns,
+            dns_search=() if dns_search is None else dns_search,
+            dns_options=() if dns_options is None else dns_options,
             extra_hosts=extra_hosts,
             labels=labels,
         )
-        fields = attrs.asdict(spec, filter=lambda field, _: field.name not in ("container_id", "netns", "host_network"))
+        changes = {name: getattr(spec, name) for name, value in asked.items() if value is not None}
         with self._calls.verb(timeout) as call:
-            self._record = sandbox_verbs.refresh(call.context, self._record, call.deadline, **fields)
+            self._record = sandbox_verbs.refresh(call.context, self._record, call.deadline, **changes)
 
     def inspect(self, *, timeout: float | None = None) -> dict[str, object]:
         """The sandbox as plain data."""
         from libcnm.controller.inspect import sandbox_as_dict
 
         with self._calls.verb(timeout) as call:
-            self._record = call.context.sandbox(self.id, call.deadline).record
+            self._record = call.context.sandbox(self.id, call.deadline, name=self.container_id).record
             plugs = call.context.plugs(self.id, call.deadline)
             return sandbox_as_dict(self._record, self.path, [(plug.network.record, plug.endpoint) for plug in plugs])
 
@@ -166,5 +192,5 @@ class Sandbox(SandboxHandle):
         Raises NotFound. That its namespace or links are gone already is no error. libnetwork: Sandbox.Delete.
         """
         with self._calls.verb(timeout, request_id) as call, call.gone_is_done():
-            record = call.context.sandbox(self.id, call.deadline).record
+            record = call.context.sandbox(self.id, call.deadline, name=self.container_id).record
             sandbox_verbs.delete_sandbox(call.context, record, call.deadline, keep_endpoints=keep_endpoints)

@@ -138,7 +138,8 @@ def _refuse_in_use(context: Context, path: str, deadline: Deadline) -> None:
     """
     identity = context.doors.kernel.identify(path)
     if identity == context.doors.kernel.namespace(""):
-        raise Invalid("netns", path, "is the host's own namespace", hint="create_sandbox(..., host_network=True)")
+        hint = "create_sandbox(..., host_network=True)"
+        raise Invalid("netns", path, "is the host's own namespace", hint=hint, remedy="host-network")
     for stored in context.local.sandboxes(deadline):
         one = stored.record
         if one.boot_id == context.doors.kernel.boot_id and (one.device, one.inode) == tuple(attrs.astuple(identity)):
@@ -210,7 +211,7 @@ def delete_sandbox(
     with context.doors.locks.acquire(short(record.id), deadline=deadline):
         stored = context.local.sandbox(record.id, deadline)
         if stored is None:
-            raise NotFound("sandbox", record.container_id)
+            raise NotFound("sandbox", short(record.id), name=record.container_id)
         if context.plugs(record.id, deadline):
             raise Forbidden(
                 f"an endpoint joined sandbox {record.container_id!r} while it was being deleted", hint="try again"
@@ -290,7 +291,7 @@ def refresh(context: Context, record: SandboxRecord, deadline: Deadline, **chang
     with context.doors.locks.acquire(short(record.id), deadline=deadline):
 
         def attempt() -> SandboxRecord:
-            stored = context.sandbox(record.id, deadline)
+            stored = context.sandbox(record.id, deadline, name=record.container_id)
             changed = attrs.evolve(stored.record, **changes)
             context.local.commit(stored.replace(changed), deadline)
             return changed

@@ -75,10 +75,10 @@ class HostUpstreams:
         return self._known
 
 
-def resolve(context: Context, sandbox_id: str, name: str, deadline: Deadline) -> tuple[IPAddress, ...]:
+def resolve(context: Context, sandbox: SandboxRecord, name: str, deadline: Deadline) -> tuple[IPAddress, ...]:
     """A sandbox's view of one name, straight from the records."""
-    record = context.sandbox(sandbox_id, deadline).record
-    plugs = sorted(context.plugs(sandbox_id, deadline), key=lambda plug: plug.order)
+    record = context.sandbox(sandbox.id, deadline, name=sandbox.container_id).record
+    plugs = sorted(context.plugs(sandbox.id, deadline), key=lambda plug: plug.order)
     ranked = [(plug.network.record, _zone(context, plug, deadline)) for plug in plugs if plug.place.state == "ready"]
     seen = view(record, ranked, ())
     found: list[IPAddress] = []

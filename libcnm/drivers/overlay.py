@@ -84,7 +84,11 @@ class OverlayDriver(Driver):
         mtu = self._mtu(host, record)
         if host.vtep is None:
             raise Invalid(
-                "advertise", None, "is needed for an overlay network", hint="Controller(advertise='192.0.2.11')"
+                "advertise",
+                None,
+                "is needed for an overlay network",
+                hint="Controller(advertise='192.0.2.11')",
+                remedy="advertise",
             )
         assert record.vni is not None, "an overlay network has a VNI"
         gateways = [pool.gateway for pool in record.pools if pool.gateway is not None]

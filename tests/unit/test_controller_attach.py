@@ -379,6 +379,75 @@ def test_several_controllers_with_the_same_store(world: FakeWorld, cnm: Controll
         assert [] == cnm.networks()
 
 
+def test_an_endpoint_leads_to_its_network_and_sandbox(cnm: Controller, world: FakeWorld) -> None:
+    """By id, also where another network has the same name. Out of a sandbox it names none."""
+    cnm.create_network("net")
+    twin = cnm.create_network("net", "overlay")
+    endpoint = twin.create_endpoint("a")
+    assert twin == cnm.network(endpoint.network_id)
+    assert ("net", None, None) == (endpoint.network, endpoint.sandbox, endpoint.sandbox_id)
+    sandbox = cnm.create_sandbox("c1")
+    endpoint.join(sandbox)
+    assert sandbox == cnm.sandbox(endpoint.sandbox_id or "")
+    endpoint.leave()
+    assert None is endpoint.sandbox_id
+
+
+def test_what_is_gone_is_named_as_it_was_called(cnm: Controller) -> None:
+    """A handle that somebody else's verb has emptied: the error has the name that a person knows, and the id."""
+    network, sandbox = cnm.create_network("net"), cnm.create_sandbox("c1")
+    endpoint = network.create_endpoint("a")
+    cnm.sandbox("c1").delete()
+    cnm.network("net").delete(force=True)
+    verbs: list[tuple[str, str, str, Callable[[], object]]] = [
+        ("sandbox", "c1", sandbox.id, sandbox.delete),
+        ("sandbox", "c1", sandbox.id, sandbox.inspect),
+        ("sandbox", "c1", sandbox.id, lambda: sandbox.rename("x")),
+        ("sandbox", "c1", sandbox.id, lambda: sandbox.resolve_name("x")),
+        ("namespace of sandbox", "c1", sandbox.id, sandbox.statistics),
+        ("network", "net", network.id, network.delete),
+        ("network", "net", network.id, network.inspect),
+        ("network", "net", network.id, lambda: network.create_endpoint("b")),
+        ("endpoint", "a", endpoint.id, endpoint.delete),
+        ("endpoint", "a", endpoint.id, endpoint.inspect),
+        ("endpoint", "a", endpoint.id, endpoint.leave),
+        ("network", "net", network.id, lambda: endpoint.join(cnm.create_sandbox("c2"))),
+    ]
+    for kind, name, identity, verb in verbs:
+        with pytest.raises(NotFound) as raised:
+            verb()
+        assert f"{kind} {name!r} ({identity[:12]}) not found" == raised.value.message
+
+
+def test_a_refresh_changes_what_it_is_told(cnm: Controller) -> None:
+    """What is left out stays, an empty value takes away; the endpoint stays attached. Nothing bad is half done."""
+    sandbox = cnm.create_sandbox(
+        "c1",
+        hostname="first",
+        domain="example",
+        dns=["192.0.2.1"],
+        dns_search=["a.example"],
+        dns_options=["ndots:2"],
+        extra_hosts={"out": "192.0.2.9"},
+        labels={"a": "1"},
+    )
+    cnm.create_network("net").create_endpoint("b").join(sandbox)
+    before = sandbox.inspect()
+    sandbox.refresh(hostname="second")
+    assert {**before, "Hostname": "second"} == {**sandbox.inspect(), "Endpoints": before["Endpoints"]}
+    assert ["b"] == [one.name for one in sandbox.endpoints]
+    sandbox.refresh(dns=(), domain="", extra_hosts={}, labels={"b": "2"})
+    after = sandbox.inspect()
+    assert ("second", "", [], {}, {"b": "2"}) == tuple(
+        after[key] for key in ("Hostname", "Domain", "Dns", "ExtraHosts", "Labels")
+    )
+    assert (("a.example",), ("ndots:2",)) == (sandbox._record.dns_search, sandbox._record.dns_options)
+    for wrong in ({"hostname": ""}, {"dns": ["x"], "hostname": "third"}):
+        with pytest.raises(Invalid):
+            sandbox.refresh(**wrong)
+    assert after == sandbox.inspect()
+
+
 def test_inspect_and_live_objects_agree(cnm: Controller) -> None:
     """What a person reads and what a program reads is one thing."""
     network = cnm.create_network("net", subnets=["10.1.0.0/24"], labels={"a": "1"})

@@ -13,9 +13,12 @@ from libcnm.errors import CnmError
 SAMPLES: list[CnmError] = [
     errors.Invalid("name", "a b", "is not a valid name", hint="no blanks"),
     errors.NotFound("network", "blue"),
+    errors.NotFound("sandbox", "9276fef8872f", name="s2"),
     errors.Ambiguous("network", "ab", ["abc", "abd"]),
     errors.AlreadyExists("network", "blue", holder="x", differences=["driver"]),
-    errors.InUse("network", "blue", [f"endpoint {number}" for number in range(10)], hint="leave first"),
+    errors.InUse(
+        "network", "blue", [f"endpoint {number}" for number in range(10)], hint="leave first", remedy="detach"
+    ),
     errors.Forbidden("no"),
     errors.Exhausted("address", ["10.0.0.0/30: 2 held"] * 7),
     errors.Unavailable("store", "gone", outcome_unknown=True),
