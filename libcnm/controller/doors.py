@@ -90,12 +90,16 @@ class Doors:
 
 
 def open_doors(paths: Paths, cluster_store: str | None, *, home: Home | None = None) -> Doors:
-    """The real ones. ``home`` names the namespaces that play the host (:class:`libcnm.kernel.linux.Home`), for labs."""
+    """The real ones; Forbidden, before anything is touched, for who may not use the kernel's. ``home`` names the
+    namespaces that play the host (:class:`libcnm.kernel.linux.Home`), for labs.
+    """
     # Imported here: `import libcnm` loads neither sqlite3 nor anything of the kernel's.
     from libcnm.kernel.linux import LinuxKernel
     from libcnm.kv.open import open_store
     from libcnm.kv.sqlite import SQLiteStore
+    from libcnm.system.userns import check_privilege
 
+    check_privilege()
     files = Files()
     files.make_folder(paths.run_dir, 0o755)
     files.make_folder(paths.sandboxes, 0o755)

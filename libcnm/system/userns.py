@@ -16,7 +16,7 @@ import socket
 import struct
 from pathlib import Path
 
-from libcnm.errors import KernelError, NotSupported
+from libcnm.errors import Forbidden, KernelError, NotSupported
 
 # From <linux/sched.h>, <linux/mount.h>, <linux/if.h> and <linux/sockios.h>: the same on every architecture.
 CLONE_NEWNS = 0x0002_0000
@@ -51,6 +51,16 @@ def rules_its_network() -> bool:
         if line.startswith("CapEff:"):
             return int(line.split()[1], 16) & _POWERS == _POWERS
     return False
+
+
+def check_privilege() -> None:
+    """Forbidden where :func:`rules_its_network` is false: no attempt would end well, nor a later one."""
+    if not rules_its_network():
+        raise Forbidden(
+            "this process may not change the network it is in: that takes CAP_NET_ADMIN and CAP_SYS_ADMIN",
+            hint="run it as root, or in namespaces of its own: libcnm.lab.ensure_privileges(), before any thread",
+            remedy="privilege",
+        )
 
 
 def enter_private_namespaces(*, user: bool | None = None) -> None:

@@ -169,3 +169,39 @@ def test_a_child_is_not_taken_for_its_parent() -> None:
         """,
     )
     assert seen == {"uid": 0, "links": ["lo"]}
+
+
+def test_a_controller_without_privilege_is_forbidden(tmp_path: Path) -> None:
+    """Not "unavailable", which would ask for another try: it says what is missing and where it is to be had, and has
+    touched nothing.
+    """
+    for lacks in ("net_admin", "sys_admin", "net_admin,-sys_admin"):
+        done = run_python(
+            f"""
+            import libcnm
+            try:
+                libcnm.Controller(state_dir="{tmp_path}/state", run_dir="{tmp_path}/run")
+            except libcnm.Forbidden as error:
+                print(error.retryable, error.remedy, error)
+            """,
+            prefix=("setpriv", f"--bounding-set=-{lacks}", f"--inh-caps=-{lacks}"),
+        )
+        assert ("", True) == (done.stderr, done.stdout.startswith("False privilege this process may not change"))
+        assert "libcnm.lab.ensure_privileges()" in done.stdout
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_root_over_a_network_that_is_not_its_own_is_forbidden(tmp_path: Path) -> None:
+    """A user namespace alone: every capability, and none that counts for the network it came from."""
+    done = run_python(
+        f"""
+        import libcnm
+        try:
+            libcnm.Controller(state_dir="{tmp_path}/state", run_dir="{tmp_path}/run")
+        except libcnm.Forbidden as error:
+            print(error.retryable, error.remedy, error)
+        """,
+        prefix=("unshare", "--user", "--map-root-user", "--mount"),
+    )
+    assert ("", True) == (done.stderr, done.stdout.startswith("False privilege the kernel door is closed: "))
+    assert "libcnm.lab.ensure_privileges()" in done.stdout

@@ -13,11 +13,12 @@ from typing import Final
 
 import attrs
 
-from libcnm.errors import Invalid, KernelError, Unavailable
+from libcnm.errors import Invalid, KernelError
 from libcnm.kernel.linux import pack, unpack
 from libcnm.kernel.linux.channels import Channel, Channels
 from libcnm.kernel.linux.effects import Announce
 from libcnm.kernel.linux.transport import Refusal
+from libcnm.kernel.linux.worker import door_failed
 from libcnm.kernel.resources import LINK_GROUP, Address, Fdb, Namespace, Neighbour, Route, Rule
 from libcnm.model import limits
 from libcnm.model.deadline import Deadline
@@ -100,7 +101,7 @@ class Batch:
             except Invalid as error:
                 raise Refused(errno.EINVAL, str(error)) from None
             except OSError as error:
-                raise Unavailable("the kernel door", str(error)) from error
+                raise door_failed(error) from error
             self._lent[ns] = channel
         return channel
 

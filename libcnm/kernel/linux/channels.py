@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from libcnm.errors import DeadlineExceeded, Unavailable
+from libcnm.errors import DeadlineExceeded
 from libcnm.kernel.base import NamespaceId
 from libcnm.kernel.linux import pack, transport
 from libcnm.kernel.linux.namespaces import Namespaces, identity_of
 from libcnm.kernel.linux.transport import Transport
-from libcnm.kernel.linux.worker import HomeNamespaces, Worker
+from libcnm.kernel.linux.worker import HomeNamespaces, Worker, door_failed
 from libcnm.model import limits
 from libcnm.model.deadline import Deadline
 
@@ -124,14 +124,14 @@ class Channels:
     @contextmanager
     def lent(self, name: str, deadline: Deadline) -> Iterator[Channel]:
         """:meth:`lend` and :meth:`give_back`; Unavailable when it cannot be opened for want of descriptors and the
-        like.
+        like, Forbidden when for want of privilege.
         """
         try:
             channel = self.lend(name, deadline)
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise Unavailable("the kernel door", str(error)) from error
+            raise door_failed(error) from error
         try:
             yield channel
         finally:

@@ -9,6 +9,7 @@ alive). It never knows what the jobs are for. Sources: setns(2), unshare(2), pro
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
@@ -20,7 +21,7 @@ from typing import Final, Generic, TypeVar
 
 import attrs
 
-from libcnm.errors import DeadlineExceeded, Unavailable
+from libcnm.errors import CnmError, DeadlineExceeded, Forbidden, Unavailable
 from libcnm.kernel.linux import syscalls
 from libcnm.model.deadline import Deadline
 
@@ -39,6 +40,14 @@ class Home:
 
     net: int | str | None = None
     mnt: int | str | None = None
+
+
+def door_failed(error: OSError, what: str = "") -> CnmError:
+    """Unavailable; but Forbidden for who lacks privilege: to that there is no "later"."""
+    if error.errno != errno.EPERM:
+        return Unavailable("the kernel door", f"{what}{error}")
+    hint = "this needs root, or a user namespace that owns the network: libcnm.lab.ensure_privileges()"
+    return Forbidden(f"the kernel door is closed: {what}{error}", hint=hint, remedy="privilege")
 
 
 def open_namespace(where: int | str | None, kind: str) -> int:
@@ -202,7 +211,7 @@ class Worker:
             if same_namespace(self._home.net, "net"):
                 return  # it never left: without privilege every trip is refused, the one home as well
             self._lost = True
-            raise Unavailable("the kernel door", f"its thread could not come home: {error}") from error
+            raise door_failed(error, "its thread could not come home: ") from error
 
     def _run(self) -> None:
         try:
@@ -255,7 +264,7 @@ class Worker:
             waiting = list(self._jobs)
             self._jobs.clear()
         for job in waiting:
-            job.action = _raiser(Unavailable("the kernel door", f"its thread cannot enter its home: {error}"))
+            job.action = _raiser(door_failed(error, "its thread cannot enter its home: "))
             job.run(self._lock)
 
 
