@@ -15,8 +15,9 @@ import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeVar
 
 from libcnm.controller.controller import Controller
 from libcnm.controller.doors import Paths
@@ -35,6 +36,7 @@ from libcnm.model.ids import check_hostname
 from libcnm.system.clock import SystemClock
 
 log = logging.getLogger("libcnm.lab")
+Thing = TypeVar("Thing", Network, Sandbox)
 
 INTERFACE: Final = "eth1"
 _BRIDGE: Final = "underlay"
@@ -195,9 +197,9 @@ class Lab:
         controllers = [cnm for host in used if (cnm := _opened(host)) is not None]
         # Everywhere the sandboxes first: a network of the cluster goes when no host's endpoints are left in it.
         for cnm in controllers:
-            _delete(cnm, cnm.sandboxes, deadline)
+            _delete(cnm, cnm.sandboxes, Sandbox.delete, deadline)
         for cnm in controllers:
-            _delete(cnm, cnm.networks, deadline)
+            _delete(cnm, cnm.networks, partial(Network.delete, force=True), deadline)
         sockets = [Paths(host.state_dir, host.run_dir).socket for host in used]
         for path in processes.stop_residents(sockets, deadline):
             log.warning("the resident at %s does not end; it will be killed", path)
@@ -240,14 +242,16 @@ def _opened(host: Host) -> Controller | None:
         return None
 
 
-def _delete(cnm: Controller, listed: Callable[[], Sequence[Network | Sandbox]], deadline: Deadline) -> None:
+def _delete(
+    cnm: Controller, listed: Callable[[], Sequence[Thing]], delete: Callable[[Thing], None], deadline: Deadline
+) -> None:
     """Delete what is listed, as far as time allows; what does not go politely goes with its namespaces."""
     try:
         for thing in listed():
             if deadline.remaining() > 0:
-                thing.delete()
+                delete(thing)
     except NotFound:
-        _delete(cnm, listed, deadline)  # a network of the cluster that another host has just deleted
+        _delete(cnm, listed, delete, deadline)  # a network of the cluster that another host has just deleted
     except CnmError as error:
         log.warning("%s: %s", cnm.host, error)
 

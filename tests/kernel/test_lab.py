@@ -227,6 +227,17 @@ def test_nothing_is_left_of_a_lab() -> None:
         lab.partition(*lab.hosts)
 
 
+def test_a_lab_ends_without_complaints(caplog: pytest.LogCaptureFixture) -> None:
+    """Endpoints that are in no sandbox, of local networks and of the cluster's, are no reason for a warning."""
+    with nothing_left(), Lab() as lab:
+        one, two = (host.controller() for host in lab.hosts)
+        multihost = one.create_network("multihost", "overlay")
+        multihost.create_endpoint("s1").join(one.create_sandbox("c1"))
+        two.network("multihost").create_endpoint("s2")
+        two.create_network("blue").create_endpoint("web")
+    assert [] == [record.getMessage() for record in caplog.records if record.name == "libcnm.lab"]
+
+
 def test_nothing_is_left_after_an_exception() -> None:
     """The exception goes on; the lab is gone."""
     with nothing_left(), Lab() as lab:
