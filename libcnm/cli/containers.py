@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from libcnm.cli.services import find_service, publish_service
-from libcnm.cli.session import Session, command, id_of, one_after_the_other, pairs
+from libcnm.cli.session import Group, Session, command, id_of, pairs
 from libcnm.errors import CnmError, NotFound
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """The exit statuses that shells and Docker give for these."""
 
 
-@click.group()
+@click.group(cls=Group)
 def container() -> None:
     """Containers' networks: create, list, look and act inside."""
 
@@ -29,6 +29,7 @@ def container() -> None:
 @command(container, "create")
 @click.argument("name")
 @click.option("--netns", metavar="PATH", help="Bring a network namespace, like /proc/4242/ns/net.")
+@click.option("--host-network", is_flag=True, help="The host's own namespace, for networks of driver host.")
 @click.option("--hostname", metavar="NAME")
 @click.option("--dns", multiple=True, metavar="ADDRESS", help="A server to ask instead of the host's; may be repeated.")
 @click.option("--dns-search", multiple=True, metavar="DOMAIN")
@@ -39,6 +40,7 @@ def create(
     session: Session,
     name: str,
     netns: str | None,
+    host_network: bool,
     hostname: str | None,
     dns: tuple[str, ...],
     dns_search: tuple[str, ...],
@@ -52,6 +54,7 @@ def create(
         sandbox = cnm.create_sandbox(
             name,
             netns=netns,
+            host_network=host_network,
             hostname=hostname,
             dns=dns,
             dns_search=dns_search,
@@ -91,9 +94,7 @@ def rm(session: Session, refs: tuple[str, ...], keep_services: bool) -> None:
             if not session.json:
                 print(ref)
 
-        done = one_after_the_other(refs, delete)
-    if session.json:
-        session.say({"deleted": done}, "")
+        session.each("deleted", refs, delete)
 
 
 @command(container, "ls")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from libcnm.cli.session import JSON_OPTION, Session, id_of
+from libcnm.cli.session import JSON_OPTION, Command, Session, id_of
 from libcnm.model.event import Cursor
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _WIDTHS: Final = {"KIND": 10, "ACTION": 13, "ID": 14, "NAME": 24, "CONTAINER": 1
 """Columns of a table that is never finished: what is longer pushes the rest aside. The cursor comes last."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--since", metavar="CURSOR", help="Go on after the event that had this cursor.")
 @click.option(
     "--until-idle",

@@ -1,16 +1,20 @@
-"""The entry point: global options, and what becomes of an error: one line for people or one document for programs.
+"""The entry point: global options, and what becomes of an error: a line for people or one document for programs.
 
-Every error of libcnm's has its exit status (:attr:`libcnm.errors.CnmError.exit_code`); a wrong word is 2, as for every
-program; Ctrl-C is 130. An exception that is none of libcnm's is a bug and ends with its traceback.
+Every error of libcnm's has its exit status (:attr:`libcnm.errors.CnmError.exit_code`); of several the first decides. A
+wrong word is 2, as for every program; Ctrl-C is 130; a reader that has gone is 141, as for programs that die of
+SIGPIPE. An exception that is none of libcnm's is a bug and ends with its traceback.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import redirect_stdout, suppress
+from typing import NoReturn, TextIO, cast
 
 try:
     import click
@@ -21,13 +25,15 @@ from libcnm import __version__
 from libcnm.cli.containers import container
 from libcnm.cli.events import events
 from libcnm.cli.networks import network
+from libcnm.cli.output import Output, OutputFailed
 from libcnm.cli.services import service
-from libcnm.cli.session import JSON_OPTION, Session
+from libcnm.cli.session import JSON_OPTION, Group, PartlyDone, Session
 from libcnm.cli.whole import doctor, topology
-from libcnm.errors import CnmError, KernelError, NotSupported, Unavailable
+from libcnm.cli.wording import say_it_here
+from libcnm.errors import CnmError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="cnm")
 @click.option("--state-dir", envvar="LIBCNM_STATE_DIR", default="/var/lib/libcnm", show_default=True, metavar="DIR")
 @click.option("--run-dir", envvar="LIBCNM_RUN_DIR", default="/run/libcnm", show_default=True, metavar="DIR")
@@ -54,20 +60,20 @@ def lab() -> None:
 
 @lab.command("demo")
 @click.option("--out", default="libcnm-demo", show_default=True, metavar="DIR", help="Where the artefacts go.")
-def lab_demo(out: str) -> None:
+def lab_demo(out: str) -> int:
     """The main job, told step by step: two hosts, one overlay network, names that answer, proven by ping."""
     from libcnm.cli.demo import demo
 
-    sys.exit(demo(out))
+    return demo(out)
 
 
 @lab.command("shell")
 @click.option("--hosts", default=2, show_default=True, metavar="N", help="How many hosts.")
-def lab_shell(hosts: int) -> None:
+def lab_shell(hosts: int) -> int:
     """A shell on the first of N simulated hosts; `lab-vm-2 COMMAND...` runs a command on another."""
     from libcnm.cli.lab_shell import lab_shell as run_shell
 
-    sys.exit(run_shell(hosts))
+    return run_shell(hosts)
 
 
 for command in (network, service, container, doctor, topology, events):
@@ -81,31 +87,56 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(words: list[str]) -> int:
     """Carry out a command line; its exit status."""
-    session = Session()
     logging.basicConfig(format="cnm: %(message)s", level=logging.WARNING)  # on stderr; the result alone is on stdout
+    try:
+        with redirect_stdout(cast("TextIO", Output(sys.stdout))):
+            status = _carry_out(words)
+            sys.stdout.flush()
+    except OutputFailed as failure:
+        sys.stdout = None  # what it still holds would be tried again at the end
+        if failure.errno == errno.EPIPE:
+            return 128 + signal.SIGPIPE
+        _tell(f"cnm: the output cannot be written: {failure.reason}")
+        return 1
+    return status
+
+
+def _carry_out(words: list[str]) -> int:
+    session = Session()
     try:
         status = cnm.main(words, prog_name="cnm", obj=session, standalone_mode=False)
     except CnmError as error:
-        _blame_privilege(error)
-        _report(session, error.message, error.hint, error.as_dict())
-        return error.exit_code
+        return _report(session, error)
+    except PartlyDone as partly:
+        return _report_several(session, partly)
     except click.ClickException as error:
         _usage(session, error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        sys.stdout = None  # whoever read has gone; nothing is left to be flushed at the end
-        return 141
     return status if isinstance(status, int) else 0
 
 
-def _blame_privilege(error: CnmError) -> None:
-    """To an ordinary user say what all of its refusals have in common, where an error has no advice of its own."""
-    from libcnm.system.userns import rules_its_network
+def _report(session: Session, error: CnmError) -> int:
+    error = say_it_here(error, session.context)
+    if session.json:
+        print(json.dumps(error.as_dict(), indent=2))
+    else:
+        _tell_error(error.message, error.hint)
+    return error.exit_code
 
-    if error.hint is None and isinstance(error, Unavailable | KernelError | NotSupported) and not rules_its_network():
-        error.hint = "cnm changes this machine's network, which takes root; without, there is `cnm lab shell`"
+
+def _report_several(session: Session, partly: PartlyDone) -> int:
+    """As every document of an error this begins with one: the first. What was done and all errors follow."""
+    failed = [(ref, say_it_here(error, session.context)) for ref, error in partly.failed]
+    first = failed[0][1]
+    if session.json:
+        errors = [{"argument": ref, **error.as_dict()} for ref, error in failed]
+        print(json.dumps({**first.as_dict(), partly.word: partly.done, "errors": errors}, indent=2))
+    else:
+        for _, error in failed:
+            _tell_error(error.message, error.hint)
+    return first.exit_code
 
 
 def _usage(session: Session, error: click.ClickException) -> None:
@@ -115,13 +146,17 @@ def _usage(session: Session, error: click.ClickException) -> None:
         return
     hint = f"see '{context.command_path} --help'" if context is not None else None
     message = error.format_message()
-    _report(session, message, hint, {"code": "invalid", "message": message, "hint": hint})
-
-
-def _report(session: Session, message: str, hint: str | None, document: dict[str, object]) -> None:
     if session.json:
-        print(json.dumps(document, indent=2))
-        return
-    print(f"cnm: {message}", file=sys.stderr)
-    if hint:
-        print(f"     {hint}", file=sys.stderr)
+        print(json.dumps({"code": "invalid", "message": message, "hint": hint}, indent=2))
+    else:
+        _tell_error(message, hint)
+
+
+def _tell_error(message: str, hint: str | None) -> None:
+    _tell(f"cnm: {message}" + (f"\n     {hint}" if hint else ""))
+
+
+def _tell(text: str) -> None:
+    """For people. Where stderr cannot be written either, the status alone is left to tell."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)

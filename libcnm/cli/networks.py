@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import click
 
 from libcnm.cli import pairing
-from libcnm.cli.session import Session, command, id_of, one_after_the_other, pairs
-from libcnm.errors import CnmError, Forbidden, Invalid, NotFound
+from libcnm.cli.session import Group, Session, command, id_of, pairs
+from libcnm.errors import CnmError, Forbidden, InUse, Invalid, NotFound
 
 if TYPE_CHECKING:
     from libcnm.controller.controller import Controller
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 COLUMNS = ("NETWORK ID", "NAME", "DRIVER", "SCOPE")
 
 
-@click.group()
+@click.group(cls=Group)
 def network() -> None:
     """Networks: create, list, inspect, connect containers to them."""
 
@@ -128,9 +129,38 @@ def rm(session: Session, refs: tuple[str, ...], force: bool, with_endpoints: boo
             if not session.json:
                 print(ref)
 
-        done = one_after_the_other(refs, delete)
-    if session.json:
-        session.say({"deleted": done}, "")
+        session.each("deleted", refs, delete)
+
+
+@command(network, "prune")
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+def prune(session: Session, force: bool) -> int:
+    """Delete the networks that have no endpoints, on whichever host; prints the name of each."""
+    if session.json and not force:
+        raise click.UsageError("with --json nobody is asked: give --force", click.get_current_context())
+    with session.controller() as cnm:
+        unused = [one for one in cnm.networks() if not one.endpoints()]
+        if unused and not force and not _agreed([one.name for one in unused]):
+            click.echo("cnm: nothing has been deleted", err=True)
+            return 1
+
+        def delete(one: Network) -> bool:
+            try:
+                one.delete()
+            except (InUse, NotFound):
+                return False  # used by now, or somebody was faster
+            if not session.json:
+                print(one.name)
+            return True
+
+        session.each("deleted", unused, delete, name=lambda one: one.name)
+    return 0
+
+
+def _agreed(names: list[str]) -> bool:
+    """Ask on stderr, as stdout is for the result; where nobody answers, that is a no."""
+    click.echo(f"Delete {', '.join(names)}? [y/N] ", err=True, nl=False)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 @command(network, "connect")
@@ -177,7 +207,7 @@ def disconnect(session: Session, ref: str, container: str) -> None:
 def _disconnect(cnm: Controller, ref: str, container: str) -> list[str]:
     sandbox = cnm.sandbox(container)
     target = cnm.network(ref)
-    attached = [one for one in sandbox.endpoints if one.network == target.name and one in target.endpoints()]
+    attached = [one for one in sandbox.endpoints if one.network_id == target.id]
     if not attached:
         raise Forbidden(f"container {sandbox.container_id!r} is not connected to network {target.name!r}")
     for endpoint in attached:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from libcnm.cli.session import Session, command, id_of, one_after_the_other, pairs
+from libcnm.cli.session import Group, Session, command, id_of, pairs
 from libcnm.errors import Ambiguous, Invalid, NotFound
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 COLUMNS = ("SERVICE ID", "NAME", "NETWORK", "CONTAINER", "HOST")
 
 
-@click.group()
+@click.group(cls=Group)
 def service() -> None:
     """Services: named endpoints, written SERVICE.NETWORK; the network may be left out where the name is unique."""
 
@@ -93,9 +93,7 @@ def publish(
 def unpublish(session: Session, texts: tuple[str, ...], force: bool) -> None:
     """Delete services, and free their names and addresses."""
     with session.controller() as cnm:
-        done = one_after_the_other(texts, lambda text: find_service(cnm, text).delete(force=force))
-    if session.json:
-        session.say({"deleted": done}, "")
+        session.each("deleted", texts, lambda text: find_service(cnm, text).delete(force=force))
 
 
 @command(service, "attach")

@@ -19,15 +19,30 @@ if TYPE_CHECKING:
     from libcnm.controller.controller import Controller
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 _ANY_WIDTH: Final = 10_000
 
 
+class PartlyDone(Exception):
+    """Of several objects some could not be dealt with: ``failed`` says which and why, ``done`` has the others.
+
+    ``word`` is what has been done to those, and the document's name for their list.
+    """
+
+    def __init__(self, word: str, done: list[str], failed: list[tuple[str, CnmError]]) -> None:
+        super().__init__(f"{len(failed)} failed")
+        self.word = word
+        self.done = done
+        self.failed = failed
+
+
 class Session:
-    """One invocation."""
+    """One invocation. ``context`` is the command's that is carried out, as soon as that is known."""
 
     def __init__(self) -> None:
         self.options: dict[str, object] = {}
         self.json = False
+        self.context: click.Context | None = None
 
     @contextmanager
     def controller(self) -> Iterator[Controller]:
@@ -41,6 +56,27 @@ class Session:
     def say(self, document: object, text: str) -> None:
         """Print a result: the document for programs, or the text for people."""
         print(json.dumps(document, indent=2, default=str) if self.json else text)
+
+    def each(
+        self, word: str, things: Iterable[T], action: Callable[[T], object], *, name: Callable[[T], str] = str
+    ) -> None:
+        """Do ``action`` for each, and tell a program of which: a list of names under ``word``. An action that returns
+        False had nothing to do.
+
+        A failure does not stop the rest; all of them are raised at the end, as one PartlyDone.
+        """
+        done: list[str] = []
+        failed: list[tuple[str, CnmError]] = []
+        for one in things:
+            try:
+                if action(one) is not False:
+                    done.append(name(one))
+            except CnmError as error:
+                failed.append((name(one), error))
+        if failed:
+            raise PartlyDone(word, done, failed)
+        if self.json:
+            self.say({word: done}, "")
 
     def table(
         self, columns: Sequence[str], rows: Iterable[Sequence[str]], documents: Sequence[object], *, quiet: bool
@@ -90,6 +126,21 @@ JSON_OPTION = click.option(
 )
 
 
+class Command(click.Command):
+    """A command that says which it is, for whoever reports what becomes of it."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        ctx.find_root().obj.context = ctx
+        return super().invoke(ctx)
+
+
+class Group(click.Group):
+    """A noun, or ``cnm`` itself."""
+
+    command_class = Command
+    group_class = type
+
+
 def command(group: click.Group, name: str, **attributes: Any) -> Callable[[F], click.Command]:
     """A command of a group; ``--json`` may stand after its name, too."""
 
@@ -114,21 +165,3 @@ def pairs(values: Sequence[str], field: str, separator: str = "=") -> dict[str, 
             raise Invalid(field, value, f"is not KEY{separator}VALUE")
         found[key] = rest
     return found
-
-
-def one_after_the_other(refs: Sequence[str], action: Callable[[str], object]) -> list[str]:
-    """Do ``action`` for each; what could be done. A failure does not stop the rest; the first is raised at the end."""
-    done: list[str] = []
-    failures: list[CnmError] = []
-    for ref in refs:
-        try:
-            action(ref)
-        except CnmError as error:
-            failures.append(error)
-        else:
-            done.append(ref)
-    for further in failures[1:]:
-        click.echo(f"cnm: {further}", err=True)
-    if failures:
-        raise failures[0]
-    return done

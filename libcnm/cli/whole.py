@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from libcnm.cli.session import JSON_OPTION, Session
+from libcnm.cli.session import JSON_OPTION, Command, Session
 from libcnm.errors import Unavailable
 
 if TYPE_CHECKING:
     from libcnm.controller.reconcile import Difference
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--heal", is_flag=True, help="Put right what is found.")
 @JSON_OPTION
 @click.pass_obj
@@ -36,20 +36,24 @@ def _row(difference: Difference) -> dict[str, object]:
     }
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--svg", metavar="FILE", help="Draw it into an SVG file.")
 @click.option("--mermaid", is_flag=True, help="Print it as a Mermaid flow chart.")
 @JSON_OPTION
 @click.pass_obj
 def topology(session: Session, svg: str | None, mermaid: bool) -> None:
     """Hosts, networks, containers and services: as text, as an SVG picture, or as a Mermaid chart."""
+    if mermaid and session.json:
+        raise click.UsageError(
+            "--mermaid and --json exclude each other: both are for stdout", click.get_current_context()
+        )
     from libcnm.cli import draw  # it needs the library's values, which other commands may never load
 
     with session.controller() as cnm:
         found = cnm.topology()
     if svg is not None:
         save(svg, draw.svg(found))
-    if mermaid and not session.json:
+    if mermaid:
         print(draw.mermaid(found), end="")
     elif session.json or svg is None:
         session.say(found.as_dict(), draw.text(found))

@@ -136,7 +136,10 @@ def _refuse_in_use(context: Context, path: str, deadline: Deadline) -> None:
     """Refuse what is no namespace, the host's own (leaving it would take the host's links down), and one that has a
     sandbox already, before anything is touched.
     """
-    identity = context.doors.kernel.identify(path)
+    try:
+        identity = context.doors.kernel.identify(path)
+    except Invalid as error:
+        raise Invalid("netns", path, error.reason, hint=error.hint) from None  # the door knows a path of any kind
     if identity == context.doors.kernel.namespace(""):
         hint = "create_sandbox(..., host_network=True)"
         raise Invalid("netns", path, "is the host's own namespace", hint=hint, remedy="host-network")

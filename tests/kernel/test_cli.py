@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -148,6 +151,114 @@ def test_a_service_by_its_name_alone_must_be_the_only_one(host: Host) -> None:
     status, message = failed(host, "service", "info", "web")
     assert (3, True) == (status, "web.blue, web.green" in message)
     assert "Network: green" in out(host, "service", "info", "web.green")
+
+
+def test_several_objects_are_told_of_one_by_one(host: Host) -> None:
+    """For people a line each on stderr, for programs one document: the first error, what was done, all errors."""
+    for name, subnet in (("blue", "10.88.0.0/24"), ("green", "10.89.0.0/24"), ("red", "10.90.0.0/24")):
+        out(host, "network", "create", name, "--subnet", subnet)
+    out(host, "service", "publish", "web.red")
+    done = host.cnm("network", "rm", "nope", "blue", "neither", timeout=30)
+    assert (3, "blue\n") == (done.returncode, done.stdout)
+    assert "cnm: network 'nope' not found\ncnm: network 'neither' not found\n" == done.stderr
+    done = host.cnm("--json", "network", "rm", "red", "green", "nope", timeout=30)
+    assert (4, "") == (done.returncode, done.stderr)
+    told = json.loads(done.stdout)
+    assert ("in-use", ["green"]) == (told["code"], told["deleted"])
+    assert [("red", "in-use"), ("nope", "not-found")] == [(one["argument"], one["code"]) for one in told["errors"]]
+    assert "`cnm network rm --with-endpoints red`" in told["hint"]
+    for words in (("container", "rm", "nope"), ("service", "unpublish", "nope.red")):
+        done = host.cnm("--json", *words, timeout=30)
+        told = json.loads(done.stdout)
+        assert (3, "not-found", []) == (done.returncode, told["code"], told["deleted"])
+
+
+def test_unused_networks_are_pruned(host: Host) -> None:
+    """Asked for by name, on stderr; without an answer nothing goes. What has an endpoint, attached or not, stays."""
+    for name, subnet in (("blue", "10.88.0.0/24"), ("green", "10.89.0.0/24"), ("red", "10.90.0.0/24")):
+        out(host, "network", "create", name, "--subnet", subnet)
+    out(host, "service", "publish", "web.red")
+    for answer in ("", "n\n", "\n"):
+        done = host.cnm("network", "prune", input=answer, timeout=30)
+        assert (1, "") == (done.returncode, done.stdout)
+        assert "Delete blue, green? [y/N] cnm: nothing has been deleted\n" == done.stderr
+    done = host.cnm("network", "prune", input="y\n", timeout=30)
+    assert (0, "blue\ngreen\n") == (done.returncode, done.stdout)
+    assert {"deleted": []} == document(host, "network", "prune", "--force")
+    out(host, "service", "unpublish", "web.red")
+    assert {"deleted": ["red"]} == document(host, "network", "prune", "-f")
+    assert "" == out(host, "network", "prune")
+
+
+def test_a_container_on_the_host_s_own_network(host: Host) -> None:
+    """The network of driver host takes containers that were created for it, and those only."""
+    out(host, "network", "create", "-d", "host", "hostly")
+    out(host, "container", "create", "c1", "--host-network")
+    out(host, "network", "connect", "hostly", "c1")
+    assert str(host.address) in out(host, "container", "exec", "c1", "--", "ip", "-br", "address")
+    own = f"/proc/{os.getpid()}/fd/{host.home.net}"
+    assert (2, f"cnm: --netns: '{own}' is the host's own namespace\n     give --host-network\n") == failed(
+        host, "container", "create", "c2", "--netns", own
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (
+            ["network", "create", "x", "-d", "nope"],
+            3,
+            "driver 'nope' not found\n     known: bridge, host, null, overlay",
+        ),
+        (
+            ["network", "create", "x", "--ipam-driver", "nope"],
+            3,
+            "IPAM driver 'nope' not found\n     known: default, null",
+        ),
+        (["--cluster-store", "nope://x", "network", "ls"], 10, "no installed package knows the store 'nope'"),
+        (["container", "create", "x", "--netns", "/etc/hosts"], 2, "--netns: '/etc/hosts' is not a network namespace"),
+        (
+            ["network", "connect", "blue", "c1", "--ip", "nonsense"],
+            2,
+            "--ip: 'nonsense' is not an IPv4 or IPv6 address",
+        ),
+        (["service", "attach", "c2", "c1.blue"], 4, "endpoint 'c1' is in use by container c1 on host "),
+        (["service", "unpublish", "c1.blue"], 4, "endpoint 'c1' is in use by container c1 on host "),
+    ],
+    ids=str,
+)
+def test_an_error_speaks_the_language_of_the_command_line(host: Host, words: list[str], status: int, said: str) -> None:
+    """One error and its advice, once, in words that can be typed: no other library's log, no parameter, no method."""
+    cnm = host.controller(resident="off")
+    cnm.create_network("blue", subnets=["10.88.0.0/24"]).create_endpoint("c1").join(cnm.create_sandbox("c1"))
+    cnm.create_sandbox("c2")
+    found, text = failed(host, *words)
+    assert (status, True) == (found, text.startswith(f"cnm: {said}")), text
+    assert not re.search(r"\w\(|\w=\S|_\w+:", text), text
+    assert 1 == text.count("cnm: ")
+
+
+def test_a_network_of_the_cluster_without_a_store(host: Host) -> None:
+    """The advice is an option, not an argument of a constructor."""
+    without = ["env", "-u", "LIBCNM_CLUSTER_STORE", sys.executable, "-m", "libcnm.cli"]
+    done = host.run([*without, "network", "create", "-d", "overlay", "x"], capture_output=True, text=True, timeout=30)
+    assert 10 == done.returncode
+    assert "\n     give --cluster-store URL; " in done.stderr
+
+
+def test_a_reader_that_has_gone_after_a_long_answer(host: Host) -> None:
+    """The pipe breaks in the middle of the output: nothing is said, and the status is that of SIGPIPE."""
+    cnm = host.controller(resident="off")
+    network = cnm.create_network("blue", subnets=["10.88.0.0/16"])
+    for number in range(120):
+        network.create_endpoint(f"service-{number}")
+    line = f"{sys.executable} -m libcnm.cli --json service ls | head -c 10; echo ${{PIPESTATUS[0]}}"
+    done = host.run(["bash", "-c", line], capture_output=True, text=True, timeout=30)
+    assert (0, "", "141") == (done.returncode, done.stderr, done.stdout[10:].strip())
+    full = host.run(
+        ["bash", "-c", f"{sys.executable} -m libcnm.cli service ls >/dev/full"], capture_output=True, text=True
+    )
+    assert (1, "cnm: the output cannot be written: No space left on device\n") == (full.returncode, full.stderr)
 
 
 def test_doctor_tells_drift_and_heals_it(host: Host) -> None:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
+import click
 import pytest
 
 from libcnm.cli.main import cnm, run
 from libcnm.cli.services import split
-from libcnm.cli.session import one_after_the_other, pairs
-from libcnm.errors import InUse, Invalid, NotFound
+from libcnm.cli.session import PartlyDone, Session, pairs
+from libcnm.cli.wording import ADVICE, say_it_here
+from libcnm.errors import AlreadyExists, CnmError, Forbidden, InUse, Invalid, NotFound, NotSupported, Remedy
 
 NOUNS = {
-    "network": {"create", "ls", "rm", "inspect", "connect", "disconnect"},
+    "network": {"create", "ls", "rm", "inspect", "connect", "disconnect", "prune"},
     "service": {"publish", "unpublish", "attach", "detach", "ls", "info"},
     "container": {"create", "rm", "exec", "ls", "inspect"},
     "lab": {"demo", "shell"},
@@ -57,8 +64,9 @@ def test_every_noun_has_its_verbs() -> None:
         (["network", "create", "x", "--label", "=v"], "is not KEY=VALUE"),
         (["network", "create", "x", "--gateway", "10.0.0.1"], "is in none of the subnets"),
         (["network", "ls", "--filter", "colour=red"], "is not a filter"),
+        (["network", "create", "x", "--subnet", "junk"], "     for example 10.88.0.0/24"),
         (["--timeout", "-1", "network", "ls"], "is not a number of seconds"),
-        (["--state-dir", "here", "network", "ls"], "is not an absolute path"),
+        (["--state-dir", "here", "network", "ls"], "cnm: --state-dir: 'here' is not an absolute path"),
         (["events", "--since", "yesterday"], "is not the cursor of an event"),
         (["events", "--until-idle", "0"], "is not in the range x>0"),
     ],
@@ -90,6 +98,14 @@ def test_with_json_an_error_is_a_document(words: list[str], capsys: pytest.Captu
     assert "" == printed.err
 
 
+@pytest.mark.parametrize("words", [["network", "prune", "--json"], ["--json", "topology", "--mermaid"]])
+def test_what_a_document_cannot_hold_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A question to a person, a chart for a page: better a mistake than half of what was asked for."""
+    assert 2 == run(words)
+    document = json.loads(capsys.readouterr().out)
+    assert ("invalid", True) == (document["code"], "--json" in document["message"])
+
+
 def test_json_can_be_asked_for_by_the_environment(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,7 +113,7 @@ def test_json_can_be_asked_for_by_the_environment(
     monkeypatch.setenv("LIBCNM_JSON", "1")
     monkeypatch.setenv("LIBCNM_STATE_DIR", "here")
     assert 2 == run(["network", "ls"])
-    assert "state_dir" == json.loads(capsys.readouterr().out)["field"]
+    assert "--state-dir" == json.loads(capsys.readouterr().out)["field"]
 
 
 @pytest.mark.parametrize(("text", "expected"), [("svc1.multihost", ("svc1", "multihost")), ("a.b.net", ("a.b", "net"))])
@@ -122,16 +138,117 @@ def test_pairs_keep_what_follows_the_first_separator() -> None:
 
 
 def test_one_failure_does_not_stop_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each is tried; the first failure decides the exit status, the others are named."""
+    """Each is tried; what could be done and what could not are told together. False means there was nothing to do."""
     failures = {"b": NotFound("network", "b"), "c": InUse("network", "c", ["x"])}
     tried: list[str] = []
 
-    def action(ref: str) -> None:
+    def action(ref: str) -> bool:
         tried.append(ref)
         if ref in failures:
             raise failures[ref]
+        return ref != "d"
 
-    with pytest.raises(NotFound):
-        one_after_the_other(["a", "b", "c", "d"], action)
-    assert ["a", "b", "c", "d"] == tried
-    assert "cnm: network 'c' is in use by x\n" == capsys.readouterr().err
+    session = Session()
+    session.json = True
+    with pytest.raises(PartlyDone) as raised:
+        session.each("deleted", ["a", "b", "c", "d", "e"], action)
+    assert ["a", "b", "c", "d", "e"] == tried
+    assert ("deleted", ["a", "e"], list(failures.items())) == (
+        raised.value.word, raised.value.done, raised.value.failed
+    )  # fmt: skip
+    session.each("deleted", ["a", "d"], action)
+    assert {"deleted": ["a"]} == json.loads(capsys.readouterr().out)
+
+
+def command_line(*words: str) -> click.Context:
+    """The context of a command, as a command line leads to it."""
+    context = click.Context(cnm)
+    for word in words:
+        assert isinstance(context.command, click.Group)
+        inner = context.command.get_command(context, word)
+        assert inner is not None
+        context = click.Context(inner, parent=context)
+    return context
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "shown"),
+    [
+        ("container create", "netns", "--netns"),
+        ("container create", "extra_hosts", "--add-host"),
+        ("container create", "labels['a']", "--label 'a'"),
+        ("container create", "container_id", "container_id"),
+        ("network create", "options[encrypted]", "--opt encrypted"),
+        ("network create", "address", "address"),
+        ("network connect", "address", "--ip"),
+        ("network connect", "port address", "--publish"),
+        ("network connect", "priority", "--gw-priority"),
+        ("service publish", "ports", "--publish"),
+        ("service attach", "priority", "--priority"),
+        ("doctor", "run_dir", "--run-dir"),
+        ("doctor", "store", "--cluster-store"),
+        ("lab shell", "hosts", "--hosts"),
+    ],
+)
+def test_a_parameter_is_named_by_its_option(words: str, field: str, shown: str) -> None:
+    """By the option of that command, or of ``cnm`` itself; what is no option of it keeps its name."""
+    error = say_it_here(Invalid(field, "x", "is wrong"), command_line(*words.split()))
+    assert isinstance(error, Invalid)
+    assert (shown, f"{shown}: 'x' is wrong") == (error.field, error.message)
+
+
+ADVISED: list[CnmError] = [
+    InUse("network", "blue", ["x"], hint="delete(force=True)", remedy="delete-endpoints"),
+    InUse("endpoint", "web", ["x"], hint="leave() it first", remedy="detach"),
+    InUse("endpoint", "web", ["x"], hint="leave(), or delete(force=True)", remedy="detach-or-force"),
+    Invalid("netns", "x", "is the host's", hint="create_sandbox(..., host_network=True)", remedy="host-network"),
+    Invalid("advertise", None, "is needed", hint="Controller(advertise='192.0.2.11')", remedy="advertise"),
+    NotSupported("x", hint="Controller(cluster_store='x')", remedy="cluster-store"),
+    AlreadyExists("host", "x", hint="give host= another name", remedy="rename-host"),
+    Forbidden("x", hint="ensure_privileges()", remedy="privilege"),
+]
+
+
+def test_advice_is_given_in_words_that_can_be_typed() -> None:
+    """Nobody at a shell is told to call a method, whatever the API advises."""
+    assert set(get_args(Remedy)) == set(ADVICE) == {error.remedy for error in ADVISED}
+    for error in ADVISED:
+        hint = say_it_here(error, None).hint
+        assert hint is not None
+        assert not re.search(r"\w\(|=\S", hint), hint
+    assert "`cnm network rm --with-endpoints blue`" in (ADVISED[0].hint or "")
+    assert "`cnm service detach CONTAINER web`" in (ADVISED[1].hint or "")
+
+
+def cnm_process(*words: str, **ends: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "libcnm.cli", *words],
+        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **ends,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [("--help",), ("network", "--help"), ("--version",)])
+def test_a_reader_that_has_gone(words: tuple[str, ...]) -> None:
+    """Ends it silently, as SIGPIPE ends other programs: 141, whoever notices first, click or we."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with cnm_process(*words, stdout=writing) as process:
+        os.close(writing)
+        assert ("", 141) == (process.communicate(timeout=50)[1], process.returncode)
+
+
+@pytest.mark.parametrize("words", [("--help",), ("network", "--help"), ("--json", "--state-dir", "x", "doctor")])
+def test_a_full_device(words: tuple[str, ...]) -> None:
+    """One line and a status that is no success, for results and for documents of errors alike."""
+    with open("/dev/full", "w", encoding="ascii") as full, cnm_process(*words, stdout=full) as process:
+        said = process.communicate(timeout=50)[1]
+    assert (1, "cnm: the output cannot be written: No space left on device\n") == (process.returncode, said)
+
+
+def test_when_nobody_can_be_told_the_status_tells() -> None:
+    """Also where stderr is full."""
+    with open("/dev/full", "w", encoding="ascii") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "libcnm.cli", "nonsense"], stdout=full, stderr=full, timeout=50, check=False
+        )
+    assert 2 == done.returncode
