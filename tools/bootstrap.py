@@ -137,13 +137,12 @@ def _no_interpreter(wanted: Sequence[str]) -> Stop:
 def find_interpreters(wanted: Sequence[str] = PYTHONS) -> list[Interpreter]:
     """Those of the supported Pythons that are here, oldest first; the absent ones are named.
 
-    In CI on a machine that has pyenv all of them are required: there a missing one is a fault of the machine's set-up.
+    They are not fetched: Debian 12 packages 3.11 alone, and whatever else brings one builds it from sources or has it
+    from a place of its own.
     """
     found = {version: find_interpreter(version) for version in wanted}
     absent = [version for version, interpreter in found.items() if interpreter is None]
     if absent:
-        if os.environ.get("CI") == "true" and os.path.isdir(PYENV):
-            raise Stop(f"Python {', '.join(absent)} not found, neither on PATH nor below {PYENV}")
         say(f"bootstrap: no Python {', '.join(absent)} on PATH or in pyenv: its tests are skipped")
     here = [interpreter for interpreter in found.values() if interpreter is not None]
     if not here:

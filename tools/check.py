@@ -4,7 +4,8 @@
     python3 tools/check.py help      the other words
 
 Checks run three at a time: CI has two cores, and tests that program a kernel wait a good deal. A check that passes is
-one line; one that fails is printed whole. The last line adds up what all the runs of pytest counted.
+one line; one that fails is printed whole. The last lines say what was not run, for want of a Python, and add up what
+all the runs of pytest counted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from bootstrap import CACHES, LOCK, ROOT, Environment, Stop, bootstrap, search_path
+from bootstrap import CACHES, LOCK, PYENV, PYTHONS, ROOT, Environment, Stop, bootstrap, search_path
 
 LIMIT = 900.0  # seconds for one check; a hang must end with its output, well before CI's own limit
 NEWS = 60.0  # seconds of silence after which we say what is still running
@@ -175,6 +176,21 @@ def summary(checks: Sequence[Check]) -> str:
     return f"{line}, {total['skipped']} skipped" if total["skipped"] else line
 
 
+def not_run(environments: Sequence[Environment]) -> str:
+    """What supported Pythons would have run if they were here, and why they have not; empty when they have."""
+    here = {environment.version for environment in environments}
+    absent = [version for version in PYTHONS if version not in here]
+    if not absent:
+        return ""
+    tiers = f"{', '.join(PORTABLE[:-1])} and {PORTABLE[-1]}"
+    return f"{tiers} on Python {', '.join(absent)}: no such interpreter, neither on PATH nor below {PYENV}"
+
+
+def skips_are_failures() -> bool:
+    """In CI, as root: nothing keeps such a machine from having all that the tests need. As in tests/conftest.py."""
+    return os.environ.get("CI") == "true" and os.geteuid() == 0
+
+
 # --- the words of the command line
 
 
@@ -187,14 +203,19 @@ def test() -> int:
         for environment in environments
     ]
     checks = [*lint_checks(environments[0]), *sorted(tests, key=lambda check: "portable" in check.name)]
-    passed = run_all(checks)
+    run_all(checks)
     for check in tests:
         say(check.closing_line())
     failed = [check.name for check in checks if check.status]
+    absent = not_run(environments)
+    if absent and skips_are_failures():
+        failed.append(absent)
+    elif absent:
+        say(f"skipped: {absent}")
     if failed:
         say(f"failed: {'; '.join(failed)}")
     say(summary(tests))
-    return 0 if passed else 1
+    return 1 if failed else 0
 
 
 def lint() -> int:
