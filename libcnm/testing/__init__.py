@@ -8,6 +8,7 @@ Importing this package loads none of it: each is a module of its own.
     stores         the conformance kit of the store contract   (the fake: libcnm.kv.memory.MemoryStore, with profiles)
     store_machine  any store beside a plain dict
     ipam           the conformance kit of address management
+    resolver       the conformance kit of resolver backends
     machine        Hypothesis against controllers on several hosts, beside the plain model in ``model``
     replay         a picture kept by events alone, beside what a controller says there is
     strategies     Hypothesis strategies for kernel resources and changes
