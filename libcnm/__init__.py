@@ -33,6 +33,7 @@ __all__ = [
     "Endpoint",
     "EndpointNode",
     "Event",
+    "Events",
     "Exhausted",
     "Forbidden",
     "HostNode",

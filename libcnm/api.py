@@ -20,6 +20,7 @@ from __future__ import annotations
 from libcnm.controller.controller import Controller
 from libcnm.controller.doors import Doors
 from libcnm.controller.endpoint import Endpoint
+from libcnm.controller.events import Events
 from libcnm.controller.network import Network
 from libcnm.controller.plan import Plan
 from libcnm.controller.reconcile import Difference
@@ -64,6 +65,7 @@ __all__ = [
     "Endpoint",
     "EndpointNode",
     "Event",
+    "Events",
     "Exhausted",
     "Forbidden",
     "HostNode",
