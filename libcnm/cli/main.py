@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(words: list[str]) -> int:
     """Carry out a command line; its exit status."""
-    logging.basicConfig(format="cnm: %(message)s", level=logging.WARNING)  # on stderr; the result alone is on stdout
+    _show_logs()
     try:
         with redirect_stdout(cast("TextIO", Output(sys.stdout))):
             status = _carry_out(words)
@@ -99,6 +99,19 @@ def run(words: list[str]) -> int:
         _tell(f"cnm: the output cannot be written: {failure.reason}")
         return 1
     return status
+
+
+def _show_logs() -> None:
+    """On stderr, as the result alone is on stdout; errors that were lived with are told in our words, too."""
+
+    def reworded(record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(say_it_here(one, None) if isinstance(one, CnmError) else one for one in record.args)
+        return True
+
+    handler = logging.StreamHandler()
+    handler.addFilter(reworded)
+    logging.basicConfig(format="cnm: %(message)s", level=logging.WARNING, handlers=[handler])
 
 
 def _carry_out(words: list[str]) -> int:

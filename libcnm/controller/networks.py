@@ -7,6 +7,7 @@ before all of it has passed. A network whose driver is present only while attach
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import attrs
 
@@ -26,6 +27,8 @@ from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_labels, check_name
 from libcnm.model.records import EndpointRecord, Intent, Mark, NameClaim, NetworkRecord
 from libcnm.model.resource import Change
+
+_ELSEWHERE: Final = "detach them there first: only their own host can"
 
 
 @attrs.frozen
@@ -285,7 +288,7 @@ def _refuse_attached_elsewhere(
         if place.host != context.host_name
     ]
     if holders:
-        raise InUse("network", record.name, holders, hint="detach them there first: only their own host can")
+        raise InUse("network", record.name, holders, hint=_ELSEWHERE)
 
 
 def _mark(
@@ -336,6 +339,9 @@ def _refuse_endpoints(
         place = stored.record.attachment
         where = f" in container {place.container_id} on host {place.host}" if place is not None else ""
         holders.append(f"endpoint {stored.record.name} ({stored.record.id[:12]}){where}")
+    places = [stored.record.attachment for stored in remaining]
+    if any(place is not None and place.host != context.host_name for place in places):
+        raise InUse("network", marked.record.name, holders, hint=_ELSEWHERE)
     hint = "delete its endpoints first, or delete(force=True)"
     raise InUse("network", marked.record.name, holders, hint=hint, remedy="delete-endpoints")
 

@@ -238,6 +238,19 @@ def test_an_error_speaks_the_language_of_the_command_line(host: Host, words: lis
     assert 1 == text.count("cnm: ")
 
 
+def test_what_is_lived_with_is_told_in_the_same_words() -> None:
+    """The log's advice is an option, too; and to empty a network from here is advised only where that can be done."""
+    with Lab() as lab:
+        one, two = lab.hosts
+        out(one, "network", "create", "-d", "overlay", "multi")
+        out(one, "container", "create", "c1", "--publish-service", "web.multi")
+        out(two, "network", "ls")
+        done = one.cnm("--host", two.name, "network", "ls", timeout=30)
+        assert (0, True) == (done.returncode, done.stderr.endswith("(give --host another name)\n")), done.stderr
+        assert "rm --with-endpoints multi" in failed(one, "network", "rm", "multi")[1]
+        assert "     detach them there first: only their own host can\n" in failed(two, "network", "rm", "multi")[1]
+
+
 def test_a_network_of_the_cluster_without_a_store(host: Host) -> None:
     """The advice is an option, not an argument of a constructor."""
     without = ["env", "-u", "LIBCNM_CLUSTER_STORE", sys.executable, "-m", "libcnm.cli"]
