@@ -263,8 +263,8 @@ def test_a_reader_that_has_gone_after_a_long_answer(host: Host) -> None:
     """The pipe breaks in the middle of the output: nothing is said, and the status is that of SIGPIPE."""
     cnm = host.controller(resident="off")
     network = cnm.create_network("blue", subnets=["10.88.0.0/16"])
-    for number in range(120):
-        network.create_endpoint(f"service-{number}")
+    for number in range(100):  # in all more than a pipe takes, so that the writer is still there when the reader goes
+        network.create_endpoint(f"service-{number}", labels={"long": "x" * 1000})
     line = f"{sys.executable} -m libcnm.cli --json service ls | head -c 10; echo ${{PIPESTATUS[0]}}"
     done = host.run(["bash", "-c", line], capture_output=True, text=True, timeout=30)
     assert (0, "", "141") == (done.returncode, done.stderr, done.stdout[10:].strip())
