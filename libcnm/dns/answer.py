@@ -12,8 +12,8 @@ from __future__ import annotations
 import struct
 
 from libcnm.contracts.resolver import Answer, Rcode, RecordType
-from libcnm.dns.names import encode
 from libcnm.dns.question import CLASS_IN, DO, HEADER_OCTETS, OPT, Question
+from libcnm.dns.rdata import pointer
 from libcnm.model import limits
 
 TCP_OCTETS = 65535
@@ -100,7 +100,7 @@ def _records(question: Question, answer: Answer) -> list[bytes]:
         if asked in (rtype, RecordType.ANY):
             records += [start + address.packed for address in answer.addresses if address.version == version]
     if asked in (RecordType.PTR, RecordType.ANY):
-        targets = map(encode, answer.names)
+        targets = map(pointer, answer.names)
         records += [_record_start(RecordType.PTR, len(target)) + target for target in targets]
     return list(dict.fromkeys(records))
 

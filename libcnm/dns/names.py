@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from libcnm.errors import Invalid
 from libcnm.model.addresses import IPNetwork
 
 NAME_OCTETS = 255
@@ -30,13 +29,6 @@ def normal(name: str) -> str:
 def encodable(name: str) -> bool:
     """True when ``name`` can be said in DNS: labels of 1 to 63 octets, 255 in all. The root is nobody's name."""
     return 0 < len(name) <= NAME_OCTETS - 2 and all(map(_LABEL.fullmatch, name.split(".")))
-
-
-def encode(name: str) -> bytes:
-    """``name`` on the wire, uncompressed. Raises :class:`~libcnm.errors.Invalid` if it cannot be said in DNS."""
-    if not encodable(name):
-        raise Invalid("name", name, "is not a domain name")
-    return b"".join(bytes((len(label),)) + label.encode("ascii") for label in name.split(".")) + b"\0"
 
 
 def decode(labels: list[bytes]) -> str:

@@ -7,7 +7,7 @@
         def resolver(self) -> Resolver:
             return MyDirectory()
 
-The backend is asked as the resident asks it, and what comes of it is read by an independent decoder, dnslib: an answer
+The backend is asked as the resident asks it, and what comes of it is read by a decoder of its own, dnslib: an answer
 that is right as a value and wrong on the wire is of use to nobody. It knows the backend through
 :mod:`libcnm.contracts.resolver` alone. The law: RFC 1035, RFC 2181 11 (any octets are a name), RFC 8020 (a name exists
 for every type).
