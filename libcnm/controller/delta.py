@@ -21,6 +21,7 @@ _RANKS: Final = {
             "bridge",
             "vxlan",
             "veth",
+            "loopback-guard",
             "sysctl",
             "interface",
             "address",

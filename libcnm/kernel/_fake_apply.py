@@ -25,6 +25,7 @@ from libcnm.kernel.resources import (
     FirewallElement,
     FirewallTable,
     Interface,
+    LoopbackGuard,
     Namespace,
     Neighbour,
     Route,
@@ -37,8 +38,8 @@ from libcnm.kernel.resources import (
 from libcnm.model.resource import Change, Identity, Resource
 
 _NOT_THERE = frozenset({errno.EADDRNOTAVAIL, errno.ESRCH, errno.ENODEV})
-What = Literal["links", "addresses", "routes", "rules", "neighbours", "firewall", "lost"]
-EVERYTHING: tuple[What, ...] = ("links", "addresses", "routes", "neighbours")
+What = Literal["links", "addresses", "routes", "rules", "neighbours", "filters", "firewall", "lost"]
+EVERYTHING: tuple[What, ...] = ("links", "addresses", "routes", "neighbours", "filters")
 """What a link going down or away may announce."""
 
 
@@ -168,6 +169,7 @@ _ROWS: dict[type[Resource], tuple[Callable[..., None], Callable[[Space, Any, str
     Rule: (row_law.add_rule, row_law.delete_rule),
     Neighbour: (row_law.put_neighbour, row_law.delete_neighbour),
     Fdb: (row_law.put_fdb, row_law.delete_fdb),
+    LoopbackGuard: (row_law.add_guard, row_law.delete_guard),
 }
 _SETTINGS: dict[type[Resource], dict[str, Callable[[Space, Any, str], Iterable[Link] | None]]] = {
     Sysctl: {"add": setting_law.set_value, "change": setting_law.set_value, "delete": setting_law.restore_value},
@@ -184,6 +186,7 @@ _WHAT: dict[type[Resource], tuple[What, ...]] = {
     Rule: ("rules",),
     Neighbour: ("neighbours",),
     Fdb: ("neighbours",),
+    LoopbackGuard: ("filters",),
     FirewallTable: ("firewall",),
     FirewallElement: ("firewall",),
 }

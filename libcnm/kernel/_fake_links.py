@@ -325,6 +325,7 @@ def _remove(space: Space, link: Link) -> None:
         del space.neighbours[there]
     for row in [row for row in space.fdb if row[0] == link.index]:
         del space.fdb[row]
+    space.guards.pop(link.index, None)
     del space.links[link.index]
 
 

@@ -23,6 +23,7 @@ from libcnm.kernel.resources import (
     FirewallElement,
     FirewallTable,
     Interface,
+    LoopbackGuard,
     Namespace,
     Neighbour,
     Route,
@@ -116,6 +117,13 @@ def _rows(pick: Callable[[Space], Iterator[Row]]) -> _Rows:
     return read
 
 
+def _guards(space: Space, ns: str, whole: bool) -> Iterator[Observed]:
+    for index, mark in space.guards.items():
+        link = space.links[index]
+        if link.kind == "bridge" and not link.parked and (whole or link.marked):
+            yield Observed(LoopbackGuard(ns, link.name, mark), ours=True)
+
+
 def _tables(space: Space, ns: str, _whole: bool) -> Iterator[Observed]:
     for name, table in space.tables.items():
         yield Observed(FirewallTable(ns, name, table.version), ours=True)
@@ -134,6 +142,7 @@ _READERS: dict[type[Resource], _Rows] = {
     Rule: _rows(lambda space: iter(space.rules.values())),
     Neighbour: _rows(lambda space: iter(space.neighbours.values())),
     Fdb: _rows(lambda space: iter(space.fdb.values())),
+    LoopbackGuard: _guards,
     FirewallTable: _tables,
     FirewallElement: _elements,
 }

@@ -152,11 +152,23 @@ def _on_link_v4(space: Space, table: int, gateway: IPAddress, link: Link | None)
 
 
 def _tables_asked(space: Space, version: int) -> list[int]:
-    """The tables that rules without a condition on an incoming packet lead to, in order."""
+    """The tables that are asked, in order, for a packet without a mark that did not come in from anywhere: to IPv4 that
+    is one from ``lo``, to IPv6 one from no interface at all.
+    """
+    own = (None, "lo") if version == 4 else (None,)
     rules = [row.resource for row in space.rules.values() if isinstance(row.resource, Rule)]
-    fitting = [rule for rule in rules if rule.version == version and rule.iif is None and not rule.mark]
-    before = [rule for rule in fitting if rule.priority < 32766]
-    return [*(rule.table for rule in sorted(before, key=lambda rule: rule.priority)), MAIN_TABLE]
+    before = [rule for rule in rules if rule.version == version and rule.priority < 32766]
+    places = {rule.priority for rule in before}
+    asked: list[int] = []
+    skip_to = 0
+    for rule in sorted(before, key=lambda rule: rule.priority):
+        if rule.priority < skip_to or rule.iif not in own or rule.mark:
+            continue
+        if rule.action == "lookup":
+            asked.append(rule.table)
+        elif rule.action == "goto" and rule.goto in places:
+            skip_to = rule.goto
+    return [*asked, MAIN_TABLE]
 
 
 def _is_broadcast(space: Space, gateway: IPAddress, link: Link | None) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Hashable
 
 from libcnm.kernel._fake_routing import forget_routes, primaries
 from libcnm.kernel._fake_state import Link, Row, Space, refuse
-from libcnm.kernel.resources import Address, Fdb, Neighbour, Rule
+from libcnm.kernel.resources import Address, Fdb, LoopbackGuard, Neighbour, Rule
 from libcnm.model.addresses import IPAddress, IPInterface
 from libcnm.model.limits import INTERFACE_NAME_BYTES
 
@@ -75,12 +75,16 @@ def _delete_secondaries(space: Space, link: Link, primary: IPInterface) -> None:
 
 
 def rule_key(rule: Rule) -> Hashable:
-    return rule.version, rule.priority, rule.table, rule.iif, rule.mark, rule.mask if rule.mark is not None else None
+    """Where a rule goes on is not in it (probed: EEXIST)."""
+    mask = rule.mask if rule.mark is not None else None
+    return rule.version, rule.priority, rule.table, rule.iif, rule.mark, mask, rule.action
 
 
 def add_rule(space: Space, rule: Rule, subject: str, *, marked: bool) -> None:
     if rule.iif is not None and len(rule.iif.encode()) > INTERFACE_NAME_BYTES:
         refuse(errno.ERANGE, subject, "Attribute failed policy validation")
+    if rule.action == "goto" and rule.goto <= rule.priority:
+        refuse(errno.EINVAL, subject, "Backward goto not supported")
     if rule_key(rule) in space.rules:
         refuse(errno.EEXIST, subject)
     space.rules[rule_key(rule)] = Row(rule, 0, marked)
@@ -132,4 +136,22 @@ def _family(address: IPAddress) -> int:
 def delete_fdb(space: Space, fdb: Fdb, subject: str) -> None:
     link = space.link(fdb.link, subject)
     if link.kind != "vxlan" or space.fdb.pop((link.index, fdb.mac), None) is None:
+        refuse(errno.ENOENT, subject)
+
+
+# -- guards -----------------------------------------------------------------------------------------------------------
+
+
+def add_guard(space: Space, guard: LoopbackGuard, subject: str, *, marked: bool) -> None:
+    """One for each link; whoever has made it, it is known by its number."""
+    del marked
+    link = space.link(guard.link, subject)
+    if link.index in space.guards:
+        refuse(errno.EEXIST, subject, "Filter already exists")
+    space.guards[link.index] = guard.mark
+
+
+def delete_guard(space: Space, guard: LoopbackGuard, subject: str) -> None:
+    link = space.link(guard.link, subject)
+    if space.guards.pop(link.index, None) is None:
         refuse(errno.ENOENT, subject)

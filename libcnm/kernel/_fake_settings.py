@@ -23,6 +23,7 @@ _CONF_DEFAULTS = {
     "ipv4": {
         **dict.fromkeys(("accept_local", "arp_announce", "arp_ignore", "arp_notify", "forwarding"), "0"),
         **dict.fromkeys(("log_martians", "promote_secondaries", "proxy_arp", "route_localnet", "rp_filter"), "0"),
+        "src_valid_mark": "0",
         **dict.fromkeys(("accept_redirects", "send_redirects", "secure_redirects"), "1"),
     },
     "ipv6": {
@@ -197,6 +198,8 @@ def _typed(types: Sequence[Datatype], parts: Sequence[KeyPart], *, interval: boo
 def _is_part(datatype: Datatype, part: KeyPart, block: bool) -> bool:
     if datatype == "ifname":
         return isinstance(part, str) and 0 < len(part.encode()) <= INTERFACE_NAME_BYTES
+    if datatype == "nf_proto":
+        return part in ("ipv4", "ipv6")
     if datatype == "inet_proto":
         return part in ("tcp", "udp") or (isinstance(part, int) and 0 <= part < 256)
     if datatype == "inet_service":

@@ -122,6 +122,8 @@ class Space:
     rules: dict[Hashable, Row] = attrs.Factory(dict)
     neighbours: dict[tuple[int, IPAddress], Row] = attrs.Factory(dict)
     fdb: dict[tuple[int, str], Row] = attrs.Factory(dict)
+    guards: dict[int, int] = attrs.Factory(dict)
+    """What the guard of a link lets pass, by the link's index."""
     settings: dict[str, str] = attrs.Factory(dict)
     """Sysctls of the whole namespace, ``net/ipv4/conf/all`` and ``default`` among them, by full key."""
     tables: dict[str, Table] = attrs.Factory(dict)
@@ -147,6 +149,7 @@ class Space:
             dict(self.rules),
             dict(self.neighbours),
             dict(self.fdb),
+            dict(self.guards),
             dict(self.settings),
             {name: table.copy() for name, table in self.tables.items()},
         )

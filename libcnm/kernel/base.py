@@ -46,7 +46,7 @@ class KernelEvent:
     """
 
     ns: str
-    what: Literal["links", "addresses", "routes", "rules", "neighbours", "firewall", "lost"]
+    what: Literal["links", "addresses", "routes", "rules", "neighbours", "filters", "firewall", "lost"]
 
 
 @attrs.frozen

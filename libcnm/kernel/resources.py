@@ -34,6 +34,11 @@ def link_identity(ns: str, name: str) -> Identity:
     return ("link", ns, name)
 
 
+def guard_identity(ns: str, link: str) -> Identity:
+    """The guard of a link, which is there before anything opens what it guards."""
+    return ("loopback-guard", ns, link)
+
+
 def ipv6_switch(link: str) -> str:
     """The sysctl that turns IPv6 off (1) or on (0) on one link."""
     return f"net/ipv6/conf/{link}/disable_ipv6"
@@ -258,9 +263,15 @@ class Route(Resource):
 
 @attrs.frozen
 class Rule(Resource):
-    """A policy routing rule. Equivalent to: ``ip rule add pref PRIORITY [iif IIF] [fwmark MARK/MASK] lookup TABLE``."""
+    """A policy routing rule, which looks a table up, or goes on at the rule of priority ``goto``, or does nothing
+    ("nop": a place to go on at). The last two keep their table too, unused: it says whose they are.
+
+    Equivalent to: ``ip rule add pref PRIORITY [iif IIF] [fwmark MARK/MASK] lookup TABLE`` (``table TABLE goto GOTO``,
+    ``table TABLE nop``).
+    """
 
     kind: ClassVar[str] = "rule"
+    fixed: ClassVar[frozenset[str]] = frozenset({"goto"})
     ns: str
     version: int
     priority: int
@@ -268,11 +279,14 @@ class Rule(Resource):
     iif: str | None = None
     mark: int | None = None
     mask: int = 0xFFFFFFFF
+    action: Literal["lookup", "goto", "nop"] = "lookup"
+    goto: int = 0
 
     @property
     def identity(self) -> Identity:
         mark = "" if self.mark is None else f"{self.mark:#x}/{self.mask:#x}"
-        return ("rule", self.ns, str(self.version), str(self.priority), self.iif or "", mark, str(self.table))
+        how = () if self.action == "lookup" else (self.action,)
+        return ("rule", self.ns, str(self.version), str(self.priority), self.iif or "", mark, str(self.table), *how)
 
     @property
     def needs(self) -> tuple[Identity, ...]:
@@ -319,6 +333,25 @@ class Fdb(_OnLink):
 
 
 @attrs.frozen
+class LoopbackGuard(_OnLink):
+    """What comes in over ``link`` is neither from nor to 127.0.0.0/8, unless a bit of ``mark`` is set on the packet
+    (which lets pass what is *to* it). It is a filter of the link's own: no firewall need be there for it.
+
+    The mark is for br_netfilter, with which translated answers have their true destination before they come by here.
+    Equivalent to: ``tc qdisc add dev LINK clsact``, then ``tc filter add dev LINK ingress pref 25454 handle 0x636e6d
+    bpf direct-action bytecode ...``. The qdisc, which may have other filters too, stays until the link goes.
+    """
+
+    kind: ClassVar[str] = "loopback-guard"
+    fixed: ClassVar[frozenset[str]] = frozenset({"mark"})
+    mark: int
+
+    @property
+    def identity(self) -> Identity:
+        return guard_identity(self.ns, self.link)
+
+
+@attrs.frozen
 class Sysctl(Resource):
     """A kernel setting. ``link`` names the link that must be there first, if it is one link's. Deleting it writes
     ``restore`` (None: leaves it as it is). Equivalent to: ``sysctl -w KEY=VALUE`` with slashes, below ``/proc/sys``.
@@ -337,12 +370,13 @@ class Sysctl(Resource):
 
     @property
     def needs(self) -> tuple[Identity, ...]:
-        link = (link_identity(self.ns, self.link),) if self.link else ()
-        return (*namespace_identity(self.ns), *link)
+        guarded = self.link is not None and self.key.endswith("/route_localnet")
+        return (*self.dies_with, *((guard_identity(self.ns, self.link or ""),) if guarded else ()))
 
     @property
     def dies_with(self) -> tuple[Identity, ...]:
-        return self.needs
+        link = (link_identity(self.ns, self.link),) if self.link else ()
+        return (*namespace_identity(self.ns), *link)
 
 
 @attrs.frozen

@@ -12,6 +12,7 @@ from libcnm.kernel.resources import (
     FirewallElement,
     FirewallTable,
     Interface,
+    LoopbackGuard,
     Namespace,
     Neighbour,
     Route,
@@ -220,20 +221,66 @@ class RouteConformance:
             Rule("", version, 7000, 8473),
             Rule("", version, 7001, 254, mark=0x1000, mask=0x1000),
             Rule("", version, 7002, 8472, iif="br-none", mark=0, mask=0x1000),
+            Rule("", version, 6999, 8472, iif="lo", action="goto", goto=7003),
+            Rule("", version, 7003, 8472, action="nop"),
         ]
         bench.add(*rules)
         assert set(rules) == set(bench.read(Rule))
-        assert ["EEXIST"] * 4 == bench.errnos("add", *rules)
+        assert ["EEXIST"] * 6 == bench.errnos("add", *rules)
         assert bench.one(rules[3]) is not None
         bench.delete(*rules)
-        assert ["ENOENT"] * 4 == bench.errnos("delete", *rules)
+        assert ["ENOENT"] * 6 == bench.errnos("delete", *rules)
         assert ([], None) == (bench.read(Rule), bench.one(rules[0]))
+
+    @pytest.mark.parametrize("version", [4, 6])
+    def test_a_rule_only_leads_forward(self, bench: Bench, version: int) -> None:
+        """EINVAL for one that leads back; and two that differ in where they lead are one (EEXIST)."""
+        leads = Rule("", version, 7000, 8472, action="goto", goto=7001)
+        assert "EINVAL" == bench.errno("add", attrs.evolve(leads, goto=7000))
+        bench.add(leads)
+        assert "EEXIST" == bench.errno("add", attrs.evolve(leads, goto=7002))
+        assert [leads] == bench.read(Rule)
 
     def test_a_rule_made_by_hand_is_not_ours(self, bench: Bench) -> None:
         """Told apart."""
         bench.hand.add_rule("", 7000, 8472)
         assert [] == bench.read(Rule)
         assert Rule("", 4, 7000, 8472) in bench.read(Rule, ours=False)
+
+
+class GuardConformance:
+    """The filter that keeps loopback addresses from coming in over a bridge."""
+
+    def test_a_guard_comes_and_goes(self, bench: Bench) -> None:
+        """EEXIST twice, whatever it lets pass; ENOENT when it is gone, or never was, or its link is not there."""
+        wanted = LoopbackGuard("", "b1", 0x1000)
+        assert ("ENODEV", "ENOENT") == (bench.errno("add", wanted), bench.errno("delete", wanted))
+        bench.add(bridge())
+        assert ([], "ENOENT") == (bench.read(LoopbackGuard), bench.errno("delete", wanted))
+        bench.add(wanted)
+        assert ["EEXIST"] * 2 == bench.errnos("add", wanted, attrs.evolve(wanted, mark=0x2000))
+        found = bench.one(wanted)
+        assert found is not None
+        assert (wanted, True) == (found.resource, found.ours)
+        assert [wanted] == bench.read(LoopbackGuard)
+        bench.delete(wanted)
+        assert ([], None, "ENOENT") == (bench.read(LoopbackGuard), bench.one(wanted), bench.errno("delete", wanted))
+        bench.add(wanted)
+        assert [wanted] == bench.read(LoopbackGuard)
+
+    def test_a_guard_goes_with_its_bridge(self, bench: Bench) -> None:
+        """Not to be seen on a parked one, and not on the next of that name."""
+        bench.add(bridge(), LoopbackGuard("", "b1", 0x1000))
+        bench.delete(bridge())
+        assert [] == bench.read(LoopbackGuard)
+        bench.add(bridge())
+        assert [] == bench.read(LoopbackGuard)
+
+    def test_a_guard_in_a_sandbox(self, bench: Bench) -> None:
+        """In whatever namespace."""
+        wanted = LoopbackGuard("s1", "b1", 0x1000)
+        bench.add(Namespace("s1"), bridge(ns="s1"), wanted)
+        assert [wanted] == bench.read(LoopbackGuard, "s1")
 
 
 class SysctlConformance:

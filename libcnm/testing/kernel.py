@@ -20,7 +20,7 @@ import pytest
 
 from libcnm.errors import DeadlineExceeded
 from libcnm.kernel.base import Kernel
-from libcnm.kernel.resources import Bridge, Namespace, Neighbour
+from libcnm.kernel.resources import Bridge, LoopbackGuard, Namespace, Neighbour
 from libcnm.model.deadline import Deadline
 from libcnm.model.resource import Change, Observed
 from libcnm.testing._kernel_bench import (
@@ -37,7 +37,13 @@ from libcnm.testing._kernel_bench import (
     within,
 )
 from libcnm.testing._kernel_links import LinkConformance, NamespaceConformance
-from libcnm.testing._kernel_rows import FirewallConformance, RouteConformance, RowConformance, SysctlConformance
+from libcnm.testing._kernel_rows import (
+    FirewallConformance,
+    GuardConformance,
+    RouteConformance,
+    RowConformance,
+    SysctlConformance,
+)
 
 __all__ = [
     "Bench",
@@ -87,6 +93,17 @@ class EventConformance:
         bench.hand.flush_firewall("")
         happened = bench.wait_for(lambda: events.next(0.2))
         assert {"firewall"} == {event.what for event in happened}
+        events.close()
+
+    def test_the_end_of_a_guard_is_announced(self, bench: Bench) -> None:
+        """A filter that somebody takes away from a bridge is noticed by event."""
+        guard = LoopbackGuard("", "b1", 0x1000)
+        bench.add(bridge(), guard)
+        events = bench.kernel.events()
+        events.follow({""})
+        bench.delete(guard)
+        happened = bench.wait_for(lambda: events.next(0.2))
+        assert {"filters"} == {event.what for event in happened}
         events.close()
 
     def test_nothing_happens_within_the_timeout(self, bench: Bench) -> None:
@@ -245,6 +262,7 @@ class KernelConformance(
     LinkConformance,
     RowConformance,
     RouteConformance,
+    GuardConformance,
     SysctlConformance,
     FirewallConformance,
     EventConformance,

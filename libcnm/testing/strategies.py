@@ -23,6 +23,7 @@ from libcnm.kernel.resources import (
     Fdb,
     FirewallElement,
     Interface,
+    LoopbackGuard,
     Namespace,
     Neighbour,
     Route,
@@ -63,6 +64,7 @@ def _of(*values: T) -> SearchStrategy[T]:
     return st.sampled_from(values)
 
 
+_ACTIONS: SearchStrategy[Literal["lookup", "goto", "nop"]] = st.sampled_from(("lookup", "lookup", "goto", "nop"))
 _PROTOCOLS: SearchStrategy[Literal["tcp", "udp"]] = st.sampled_from(("tcp", "udp"))
 
 
@@ -174,7 +176,7 @@ def routes() -> SearchStrategy[Route]:
 
 
 def rules() -> SearchStrategy[Rule]:
-    """Rules with and without conditions."""
+    """Rules with and without conditions, and those that only lead past others."""
     return st.builds(
         Rule,
         ns=namespace_names(),
@@ -184,7 +186,23 @@ def rules() -> SearchStrategy[Rule]:
         iif=_of(None, "b1"),
         mark=_of(None, 0x1000, 0),
         mask=_of(0x1000, 0xFFFFFFFF),
-    ).map(lambda rule: rule if rule.mark is not None else attrs.evolve(rule, mask=0xFFFFFFFF))
+        action=_ACTIONS,
+        goto=_of(8000, 9000),
+    ).map(_possible_rule)
+
+
+def _possible_rule(rule: Rule) -> Rule:
+    """No mask without a mark, no destination without a goto, and none that lies behind."""
+    if rule.action != "goto":
+        rule = attrs.evolve(rule, goto=0)
+    elif rule.goto <= rule.priority:
+        rule = attrs.evolve(rule, goto=rule.priority + 1)
+    return rule if rule.mark is not None else attrs.evolve(rule, mask=0xFFFFFFFF)
+
+
+def guards() -> SearchStrategy[LoopbackGuard]:
+    """Guards on links of any kind; only those of bridges are looked for."""
+    return st.builds(lambda place, mark: LoopbackGuard(place[0], place[1], mark), places(), _of(0x1000, 0x2000))
 
 
 def neighbours() -> SearchStrategy[Neighbour]:
@@ -277,6 +295,7 @@ def resources() -> SearchStrategy[Resource]:
         routes(),
         routes(),
         rules(),
+        guards(),
         neighbours(),
         fdbs(),
         sysctls(),

@@ -176,14 +176,26 @@ def test_neighbours_are_packed_as_pyroute2_packs_them(index: int, address: Any, 
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@given(st.integers(0, 2**32 - 1), st.integers(1, 2**32 - 1), NAMES, st.integers(0, 2**32 - 1))
-def test_a_rule_is_packed_as_pyroute2_packs_it(version: int, priority: int, table: int, iif: str, mark: int) -> None:
-    """With every selector that we use."""
-    fields = {"family": pack.family_of(version), "table": table if table < 256 else 0, "action": 1}
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 2**32 - 1),
+    NAMES,
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["lookup", "goto", "nop"]),
+)
+def test_a_rule_is_packed_as_pyroute2_packs_it(
+    version: int, priority: int, table: int, iif: str, mark: int, action: str
+) -> None:
+    """With every selector and action that we use."""
+    number = {"lookup": 1, "goto": 2, "nop": 3}[action]
+    fields = {"family": pack.family_of(version), "table": table if table < 256 else 0, "action": number}
     attrs: list[Any] = [("FRA_TABLE", table), ("FRA_PRIORITY", priority), ("FRA_PROTOCOL", PROTOCOL)]
     attrs += [("FRA_IIFNAME", iif), ("FRA_FWMARK", mark), ("FRA_FWMASK", 0xFF)]
+    attrs += [("FRA_GOTO", 9000)] if action == "goto" else []
     expected = encoded(fibmsg, pack.RTM_NEWRULE, pack.ADD, fields, attrs)
-    packed = pack.rule(pack.RTM_NEWRULE, pack.ADD, version, priority, table, iif=iif, mark=mark, mask=0xFF)
+    packed = pack.rule(
+        *(pack.RTM_NEWRULE, pack.ADD, version, priority, table), iif=iif, mark=mark, mask=0xFF, action=action, goto=9000
+    )
     assert expected == packed
 
 

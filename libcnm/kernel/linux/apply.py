@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from libcnm.errors import KernelError
-from libcnm.kernel.linux import links, rows
+from libcnm.kernel.linux import guards, links, rows
 from libcnm.kernel.linux.batch import Batch, Refused
 from libcnm.kernel.linux.settings import Settings
 from libcnm.kernel.resources import (
@@ -20,6 +20,7 @@ from libcnm.kernel.resources import (
     FirewallElement,
     FirewallTable,
     Interface,
+    LoopbackGuard,
     Namespace,
     Neighbour,
     Route,
@@ -38,6 +39,7 @@ _FUNCTIONS: Mapping[type[Resource], Callable[[Batch, int, Change, Any], None]] =
     Veth: links.veth,
     Vxlan: links.vxlan,
     Interface: rows.interface,
+    LoopbackGuard: guards.guard,
     Address: rows.address,
     Route: rows.route,
     Rule: rows.rule,

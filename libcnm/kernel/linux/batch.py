@@ -19,7 +19,7 @@ from libcnm.kernel.linux.channels import Channel, Channels
 from libcnm.kernel.linux.effects import Announce
 from libcnm.kernel.linux.transport import Refusal
 from libcnm.kernel.linux.worker import door_failed
-from libcnm.kernel.resources import LINK_GROUP, Address, Fdb, Namespace, Neighbour, Route, Rule
+from libcnm.kernel.resources import LINK_GROUP, Address, Fdb, LoopbackGuard, Namespace, Neighbour, Route, Rule
 from libcnm.model import limits
 from libcnm.model.deadline import Deadline
 from libcnm.model.resource import Change
@@ -132,7 +132,10 @@ class Batch:
     def refuse(self, at: int, code: int, words: str | None = None) -> None:
         """Record the first refusal of a change."""
         change = self.changes[at]
-        if change.operation == "delete" and code in NOT_THERE and isinstance(change.resource, _ROWS):
+        if change.operation == "delete" and (
+            (code in NOT_THERE and isinstance(change.resource, _ROWS))
+            or (code == errno.EINVAL and isinstance(change.resource, LoopbackGuard))  # not even a hook is there
+        ):
             code = errno.ENOENT
         if self.outcomes[at] is None:
             hint = NEEDS_PRIVILEGE if code == errno.EPERM and words is None else None

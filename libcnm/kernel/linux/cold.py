@@ -7,7 +7,7 @@ Nothing of pyroute2 leaves this module: callers get numbers and names.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -15,12 +15,15 @@ from libcnm.kernel.base import LinkStatistics
 from libcnm.kernel.linux import pack
 from libcnm.kernel.resources import PARKED_GROUP
 
-_OTHER_SELECTORS = ("FRA_SRC", "FRA_DST", "FRA_OIFNAME", "FRA_GOTO", "FRA_L3MDEV", "FRA_UID_RANGE", "FRA_IP_PROTO")
+_OTHER_SELECTORS = ("FRA_SRC", "FRA_DST", "FRA_OIFNAME", "FRA_L3MDEV", "FRA_UID_RANGE", "FRA_IP_PROTO")
+
+
+_ACTIONS: Mapping[int, Literal["lookup", "goto", "nop"]] = {1: "lookup", 2: "goto", 3: "nop"}
 
 
 @attrs.frozen
 class RuleRow:
-    """One policy rule; ``simple``: it has no selector beyond these, and leads to a table."""
+    """One policy rule; ``simple``: it has no selector beyond these, and does what a rule of ours may do."""
 
     priority: int
     table: int
@@ -28,6 +31,8 @@ class RuleRow:
     mark: int | None
     mask: int
     protocol: int
+    action: Literal["lookup", "goto", "nop"]
+    goto: int
     simple: bool
 
 
@@ -54,7 +59,9 @@ def rules(bodies: Iterable[bytes]) -> Iterator[RuleRow]:
             mark=(mark or 0) if mask else None,  # the kernel leaves a mark of 0 out, and without a mask there is none
             mask=mask or 0xFFFFFFFF,
             protocol=protocol if isinstance(protocol, int) else 0,
-            simple=rule["action"] == pack.FR_ACT_TO_TBL
+            action=_ACTIONS.get(rule["action"], "nop"),
+            goto=rule.get_attr("FRA_GOTO") or 0,
+            simple=rule["action"] in _ACTIONS
             and not rule["flags"] & 2  # inverted
             and not any(rule.get_attr(name) for name in _OTHER_SELECTORS),
         )

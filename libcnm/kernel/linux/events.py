@@ -24,7 +24,7 @@ from typing import Final, Literal, TypeVar
 import attrs
 
 from libcnm.kernel.base import KernelEvent, KernelEvents, NamespaceId
-from libcnm.kernel.linux import pack, transport, unpack
+from libcnm.kernel.linux import guards, pack, transport, unpack
 from libcnm.kernel.linux.namespaces import Namespaces, identity_of
 from libcnm.kernel.linux.worker import HomeNamespaces, Worker
 from libcnm.kernel.resources import LINK_GROUP, PROTOCOL
@@ -32,10 +32,10 @@ from libcnm.model import limits
 from libcnm.model.deadline import Deadline
 
 T = TypeVar("T")
-What = Literal["links", "addresses", "routes", "rules", "neighbours", "firewall", "lost"]
+What = Literal["links", "addresses", "routes", "rules", "neighbours", "filters", "firewall", "lost"]
 
-_GROUPS: Final = (1, 3, 5, 7, 8, 9, 11, 19)
-"""RTNLGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE."""
+_GROUPS: Final = (1, 3, 4, 5, 7, 8, 9, 11, 19)
+"""RTNLGRP_LINK, NEIGH, TC, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE."""
 _NFNLGRP_NFTABLES: Final = 7
 _NETLINK_NETFILTER: Final = 12
 _BUFFER_BYTES: Final = 1 << 21
@@ -45,6 +45,7 @@ _WHAT: Final[dict[int, What]] = {
     pack.RTM_DELROUTE: "routes",
     pack.RTM_DELRULE: "rules",
     pack.RTM_DELNEIGH: "neighbours",
+    guards.RTM_DELTFILTER: "filters",
 }
 _NFT_REMOVALS: Final = frozenset({2, 5, 8, 11, 14})
 """NFT_MSG_DELTABLE, DELCHAIN, DELRULE, DELSET, DELSETELEM."""
@@ -110,6 +111,8 @@ def _is_worth_telling(kind: int, body: bytes) -> bool:
     if kind == pack.RTM_DELROUTE:
         route = unpack.route(body)
         return route is not None and route.protocol == PROTOCOL
+    if kind == guards.RTM_DELTFILTER:
+        return guards.is_ours(body)
     if kind != pack.RTM_DELNEIGH:
         return True
     row = unpack.neighbour(body)

@@ -54,8 +54,8 @@ NDA_DST, NDA_LLADDR, NDA_PROTOCOL = 1, 2, 12
 NTF_SELF: Final = 2
 NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
 
-FRA_IIFNAME, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 3, 6, 10, 15, 16, 21
-FR_ACT_TO_TBL: Final = 1
+FRA_IIFNAME, FRA_GOTO, FRA_PRIORITY, FRA_FWMARK, FRA_TABLE, FRA_FWMASK, FRA_PROTOCOL = 3, 4, 6, 10, 15, 16, 21
+FR_ACTIONS: Final = {"lookup": 1, "goto": 2, "nop": 3}
 
 NETNSA_NSID, NETNSA_FD = 1, 3
 
@@ -269,15 +269,27 @@ def fdb(operation: int, flags: int, index: int, mac: str, vtep: IPAddress | None
 
 
 def rule(
-    operation: int, flags: int, version: int, priority: int, table: int, *, iif: str | None, mark: int | None, mask: int
+    operation: int,
+    flags: int,
+    version: int,
+    priority: int,
+    table: int,
+    *,
+    iif: str | None,
+    mark: int | None,
+    mask: int,
+    action: str,
+    goto: int,
 ) -> bytes:
-    """A policy routing rule of our protocol that leads to a table."""
-    body = _RTMSG.pack(family_of(version), 0, 0, 0, table if table < 256 else 0, 0, 0, FR_ACT_TO_TBL, 0)
+    """A policy routing rule of our protocol."""
+    body = _RTMSG.pack(family_of(version), 0, 0, 0, table if table < 256 else 0, 0, 0, FR_ACTIONS[action], 0)
     body += u32(FRA_TABLE, table) + u32(FRA_PRIORITY, priority) + attribute(FRA_PROTOCOL, bytes((PROTOCOL,)))
     if iif is not None:
         body += text(FRA_IIFNAME, iif)
     if mark is not None:
         body += u32(FRA_FWMARK, mark) + u32(FRA_FWMASK, mask)
+    if action == "goto":
+        body += u32(FRA_GOTO, goto)
     return message(operation, flags, body)
 
 

@@ -10,7 +10,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from libcnm.kernel.linux import cold, pack, unpack
+from libcnm.kernel.linux import cold, guards, pack, unpack
 from libcnm.kernel.linux.view import View
 from libcnm.kernel.resources import (
     PROTOCOL,
@@ -18,6 +18,7 @@ from libcnm.kernel.resources import (
     Bridge,
     Fdb,
     Interface,
+    LoopbackGuard,
     Neighbour,
     Route,
     Rule,
@@ -145,7 +146,8 @@ def _rules(view: View) -> Iterator[Observed]:
     for version in (4, 6):
         for row in cold.rules(view.dump(pack.dump_rules(version))):
             if row.protocol != _KERNEL and row.simple:
-                rule = Rule(view.ns, version, row.priority, row.table, row.iif, row.mark, row.mask)
+                selector = (row.priority, row.table, row.iif, row.mark, row.mask)
+                rule = Rule(view.ns, version, *selector, row.action, row.goto)
                 yield Observed(rule, view.ours or row.protocol == PROTOCOL)
 
 
@@ -188,6 +190,7 @@ READERS: Mapping[type[Resource], Callable[[View], Iterator[Observed]]] = {
     Rule: _rules,
     Neighbour: _neighbours,
     Fdb: _fdb,
+    LoopbackGuard: guards.read,
 }
 
 
@@ -217,13 +220,15 @@ def _candidates(view: View, wanted: Resource) -> Iterator[Observed]:
                 yield from as_route(view, row)
     elif isinstance(wanted, Rule):
         yield from _rules(view)
-    elif isinstance(wanted, Interface | Address | Neighbour | Fdb):
+    elif isinstance(wanted, Interface | LoopbackGuard | Address | Neighbour | Fdb):
         link = view.find(wanted.link)
         if link is None:
             return
         view.links = {link.index: link}
         if isinstance(wanted, Interface):
             yield from _interfaces(view)
+        elif isinstance(wanted, LoopbackGuard):
+            yield from guards.read(view)
         elif isinstance(wanted, Address):
             yield from addresses(view, pack.dump_addresses(link.index))
         elif isinstance(wanted, Neighbour):

@@ -13,7 +13,8 @@ from libcnm.kernel.resources import Address, Fdb, Interface, Neighbour, Route, R
 from libcnm.model.resource import Change
 
 
-def _index_to_delete_on(batch: Batch, ns: str, link: str) -> int:
+def index_to_delete_on(batch: Batch, ns: str, link: str) -> int:
+    """The index of a link; where there is no link, there is nothing on it."""
     try:
         return batch.index(ns, link)
     except Refused as refused:
@@ -37,7 +38,7 @@ def interface(batch: Batch, at: int, change: Change, resource: Interface) -> Non
 def address(batch: Batch, at: int, change: Change, resource: Address) -> None:
     """An address has nothing that changes in place."""
     if change.operation == "delete":
-        index = _index_to_delete_on(batch, resource.ns, resource.link)
+        index = index_to_delete_on(batch, resource.ns, resource.link)
         batch.post(resource.ns, pack.address(pack.RTM_DELADDR, 0, index, resource.address), at)
     else:
         index = batch.index(resource.ns, resource.link)
@@ -47,7 +48,7 @@ def address(batch: Batch, at: int, change: Change, resource: Address) -> None:
 def route(batch: Batch, at: int, change: Change, resource: Route) -> None:
     """A route has nothing that changes in place."""
     adding = change.operation != "delete"
-    find = batch.index if adding else lambda ns, link: _index_to_delete_on(batch, ns, link)
+    find = batch.index if adding else lambda ns, link: index_to_delete_on(batch, ns, link)
     index = find(resource.ns, resource.link) if resource.link is not None else None
     message = pack.route(
         pack.RTM_NEWROUTE if adding else pack.RTM_DELROUTE,
@@ -74,6 +75,8 @@ def rule(batch: Batch, at: int, change: Change, resource: Rule) -> None:
         iif=resource.iif,
         mark=resource.mark,
         mask=resource.mask,
+        action=resource.action,
+        goto=resource.goto,
     )
     batch.post(resource.ns, message, at)
 
@@ -81,7 +84,7 @@ def rule(batch: Batch, at: int, change: Change, resource: Rule) -> None:
 def neighbour(batch: Batch, at: int, change: Change, resource: Neighbour) -> None:
     """Made or replaced, whichever it takes."""
     if change.operation == "delete":
-        index = _index_to_delete_on(batch, resource.ns, resource.link)
+        index = index_to_delete_on(batch, resource.ns, resource.link)
         batch.post(resource.ns, pack.neighbour(pack.RTM_DELNEIGH, 0, index, resource.address, None), at)
     else:
         index = batch.index(resource.ns, resource.link)
@@ -92,7 +95,7 @@ def neighbour(batch: Batch, at: int, change: Change, resource: Neighbour) -> Non
 def fdb(batch: Batch, at: int, change: Change, resource: Fdb) -> None:
     """Made or replaced, whichever it takes."""
     if change.operation == "delete":
-        index = _index_to_delete_on(batch, resource.ns, resource.link)
+        index = index_to_delete_on(batch, resource.ns, resource.link)
         batch.post(resource.ns, pack.fdb(pack.RTM_DELNEIGH, 0, index, resource.mac, None), at)
     else:
         index = batch.index(resource.ns, resource.link)
