@@ -8,7 +8,7 @@ The sandboxes' files are compared along with what is in the kernel.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Literal
@@ -21,7 +21,18 @@ from libcnm.controller.delta import changes_in_place, delta
 from libcnm.controller.sandbox_files import SandboxFile
 from libcnm.errors import CnmError, Conflict, NotFound
 from libcnm.kernel.firewall import routing_table
-from libcnm.kernel.resources import Bridge, FirewallElement, FirewallTable, Namespace, Route, Rule, Sysctl, Veth
+from libcnm.kernel.resources import (
+    Bridge,
+    FirewallElement,
+    FirewallTable,
+    LoopbackGuard,
+    Namespace,
+    Route,
+    Rule,
+    Sysctl,
+    Veth,
+    link_identity,
+)
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import short
 from libcnm.model.records import Scope
@@ -290,11 +301,11 @@ def leftovers(
     return [
         Difference("leftover", None, one.resource)
         for one in suspects
-        if one.resource.identity not in wanted_now | provided and _belongs_to(context, one.resource)
+        if one.resource.identity not in wanted_now | provided and _belongs_to(context, one.resource, wanted_now)
     ]
 
 
-def _belongs_to(context: Context, resource: Resource) -> bool:
+def _belongs_to(context: Context, resource: Resource, wanted: Collection[Identity]) -> bool:
     """True when this very installation made it: others on this host mark theirs with the same group and protocol."""
     tag = context.installation.id[:12]
     if isinstance(resource, FirewallTable):
@@ -303,6 +314,8 @@ def _belongs_to(context: Context, resource: Resource) -> bool:
         return resource.table == f"cnm-{tag}"
     if isinstance(resource, Route | Rule):
         return resource.table in (routing_table(tag), routing_table(tag) + 1)
+    if isinstance(resource, LoopbackGuard):
+        return link_identity("", resource.link) in wanted  # on a bridge of ours; one that goes takes it along
     if isinstance(resource, Bridge | Veth):
         return resource.alias.startswith(f"libcnm:{tag}:")
     return isinstance(resource, Namespace)  # pinned in our own folder

@@ -109,7 +109,9 @@ class BridgeDriver(Driver):
                         address=interface.ip,
                         port=port.port,
                     )
-                    yield from firewall.port_sysctls(bridge=bridge, host_address=host_address, address=interface.ip)
+                    yield from firewall.loopback_resources(
+                        bridge=bridge, host_address=host_address, address=interface.ip
+                    )
 
     def gateways(self, network: NetworkRecord) -> tuple[IPAddress, ...]:
         if network.internal:

@@ -18,8 +18,12 @@ for IPv4 and IPv6 alike:
 Users add rules to the chain ``user``, which sees every forwarded packet first, and helpers of their own (chains, sets)
 whose names begin with ``user``. These are kept when the structure is replaced, and when the table is deleted.
 
-:func:`isolation_resources` says the most important part a second time in policy routing, which holds while somebody has
-flushed the firewall. A packet that may enter a network is marked by the firewall; no firewall, no mark, no way in.
+What must hold while somebody has flushed the firewall is said a second time without it. Policy routing keeps everybody
+out of the networks but the host itself (:func:`isolation_base`): a packet that may enter is marked by the firewall; no
+firewall, no mark, no way in, and no answers from outside either. A filter on the bridge keeps containers from the
+host's loopback addresses (:func:`loopback_resources`). So whoever opens a way in with an "accept" in ``user`` must also
+mark what comes by it, before it is routed: in a table of his own, ``type filter hook prerouting priority -99``, ``meta
+mark set meta mark | 0x1000``.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from libcnm.kernel.firewall_rules import FORWARD_MARK, FORWARD_MASK, STRUCTURE, USER
-from libcnm.kernel.resources import FirewallElement, FirewallTable, KeyPart, Route, Rule, Sysctl
+from libcnm.kernel.resources import FirewallElement, FirewallTable, KeyPart, LoopbackGuard, Route, Rule, Sysctl
 from libcnm.model.addresses import IPAddress, IPNetwork
 
 __all__ = [
@@ -40,9 +44,9 @@ __all__ = [
     "USER",
     "isolation_base",
     "isolation_resources",
+    "loopback_resources",
     "network_elements",
     "port_elements",
-    "port_sysctls",
     "routing_table",
     "table",
 ]
@@ -53,9 +57,9 @@ ISOLATION_TABLE: Final = 0x636E0000
 networks.
 """
 ISOLATION_PRIORITY: Final = 8000
-"""After the local table (0), before main (32766) and before whatever users usually add."""
-_ANY_MASK: Final = 0xFFFFFFFF
-"""Stands in a rule that asks for no mark, as :class:`~libcnm.kernel.resources.Rule` has it."""
+"""After the local table (0), before main (32766) and before whatever users usually add. Two more are ours: the rules
+that keep out, and the place where those go on who are not asked.
+"""
 _METRIC: Final = 1
 """Given, because IPv6 turns a missing one into 1024 and IPv4 into 0."""
 
@@ -91,6 +95,7 @@ def network_elements(
     elif masquerade:
         elements.append(element("masq", bridge))
     elements.extend(element(f"subnets{subnet.version}", bridge, subnet) for subnet in subnets)
+    elements.extend(element("networks4", "ipv4", subnet) for subnet in subnets if subnet.version == 4)
     for gateway in gateways:
         elements.append(element(f"gateways{gateway.version}", bridge, gateway))
         elements.append(element(f"allgateways{gateway.version}", gateway))
@@ -124,17 +129,19 @@ def port_elements(
     return (FirewallElement(table.ns, table.name, f"ports{address.version}", key, data),)
 
 
-def port_sysctls(
+def loopback_resources(
     *, bridge: str, host_address: IPAddress | None, address: IPAddress, ns: str = ""
-) -> tuple[Sysctl, ...]:
+) -> tuple[LoopbackGuard | Sysctl, ...]:
     """What the network's bridge needs for :func:`port_elements`: ``route_localnet`` for what 127.0.0.0/8 can reach.
 
-    Only then, because with it on and the firewall flushed, containers on that bridge reach the host's own services on
-    127.0.0.0/8 (measured). IPv6 has neither the switch nor the hole.
+    With it on, and the firewall flushed, containers on that bridge would reach the host's own services on 127.0.0.0/8
+    (measured): hence the guard, which comes first. A routing rule could do that only if the local table, which is asked
+    before all of them, were moved, for the whole host. IPv6 has neither the switch nor the hole.
     """
     if address.version == 6 or not (host_address is None or host_address.is_unspecified or host_address.is_loopback):
         return ()
-    return (Sysctl(ns=ns, key=f"net/ipv4/conf/{bridge}/route_localnet", value="1", link=bridge, restore="0"),)
+    guard = LoopbackGuard(ns, bridge, FORWARD_MARK)
+    return (guard, Sysctl(ns, f"net/ipv4/conf/{bridge}/route_localnet", "1", link=bridge, restore="0"))
 
 
 def routing_table(installation: str) -> int:
@@ -143,15 +150,24 @@ def routing_table(installation: str) -> int:
 
 
 def isolation_base(routing: int = ISOLATION_TABLE, ns: str = "") -> tuple[Rule | Route, ...]:
-    """What :func:`isolation_resources` needs once per host: the dead end of internal networks, in both families.
+    """What keeps everybody out of all networks, without a firewall: per host, whatever the number of networks.
 
-    No rule that sends marked packets to the main table: it would skip every rule that users have, for example for a
-    second uplink. Each network's own rule asks for the mark to be absent instead.
+    "Without the mark: look here first", where :func:`isolation_resources` puts a ``prohibit`` route for every subnet.
+    It holds for containers and for neighbours that route to us, in both families whatever the networks have: one
+    without IPv6 must not reach into one that has it. What this host itself sends is not asked, nor is what has the
+    mark: both go on with whatever rules users have, say for a second uplink. Then the dead end of internal networks.
     """
-    return tuple(
-        Route(ns=ns, destination=everything, table=routing + 1, metric=_METRIC, type="prohibit")
-        for everything in (ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0"))
-    )
+    found: list[Rule | Route] = []
+    skip_to = ISOLATION_PRIORITY + 2
+    for version in (4, 6):
+        found += [
+            Rule(ns, version, ISOLATION_PRIORITY, routing, iif="lo", action="goto", goto=skip_to),
+            Rule(ns, version, ISOLATION_PRIORITY + 1, routing, mark=0, mask=FORWARD_MASK),
+            Rule(ns, version, skip_to, routing, action="nop"),
+        ]
+    for everything in (ipaddress.IPv4Network("0.0.0.0/0"), ipaddress.IPv6Network("::/0")):
+        found.append(Route(ns=ns, destination=everything, table=routing + 1, metric=_METRIC, type="prohibit"))
+    return tuple(found)
 
 
 def isolation_resources(
@@ -161,27 +177,19 @@ def isolation_resources(
     internal: bool = False,
     routing: int = ISOLATION_TABLE,
     ns: str = "",
-) -> tuple[Rule | Route, ...]:
-    """Keeps containers on ``bridge`` out of all networks, and other networks out of ``subnets``, without a firewall.
+) -> tuple[Rule | Route | Sysctl, ...]:
+    """Keeps others out of ``subnets``, and containers of an internal network in, without a firewall.
 
-    Per family one rule, "from this bridge and without the mark: look here first", and there one ``prohibit`` route per
-    subnet. The host's own traffic and neighbours' are not asked. Both families get the rule whatever the subnets are: a
-    network without IPv6 must not reach into one that has it. From an ``internal`` network nothing is routed anywhere,
-    with or without the mark.
+    One ``prohibit`` route per subnet. Per family one rule if the network is ``internal``: from there nothing is routed
+    anywhere, with or without the mark. And for a network with IPv4 the switch by which the kernel's reverse path filter
+    sees the mark as well: with ``rp_filter`` on, as many distributions have it, it would else drop what containers send
+    to published ports and to the outside (measured). IPv6 has no such filter.
     """
-    rules = tuple(
-        Rule(
-            ns=ns,
-            version=version,
-            priority=ISOLATION_PRIORITY,
-            table=routing + 1 if internal else routing,
-            iif=bridge,
-            mark=None if internal else 0,
-            mask=_ANY_MASK if internal else FORWARD_MASK,
-        )
-        for version in (4, 6)
-    )
-    routes = tuple(
-        Route(ns=ns, destination=subnet, table=routing, metric=_METRIC, type="prohibit") for subnet in subnets
-    )
-    return (*rules, *routes)
+    found: list[Rule | Route | Sysctl] = []
+    if any(subnet.version == 4 for subnet in subnets):
+        found.append(Sysctl(ns, f"net/ipv4/conf/{bridge}/src_valid_mark", "1", link=bridge))
+    if internal:
+        found += [Rule(ns, version, ISOLATION_PRIORITY + 1, routing + 1, iif=bridge) for version in (4, 6)]
+    for subnet in subnets:
+        found.append(Route(ns=ns, destination=subnet, table=routing, metric=_METRIC, type="prohibit"))
+    return tuple(found)

@@ -18,7 +18,7 @@ import attrs
 from libcnm.model.addresses import IPNetwork
 
 FORWARD_MARK: Final = 0x1000
-"""Bit that says "this packet belongs to a connection to a published port": policy routing lets it into a network.
+"""Bit that says "the firewall has seen this packet, and it is no intruder": policy routing lets it into a network.
 
 One bit, so that users' marks survive; not one of kube-proxy's (0x4000, 0x8000), CNI portmap's (0x2000), Cilium's
 (0xf00), Tailscale's (0xff0000) or Calico's (0xffff0000).
@@ -27,8 +27,10 @@ FORWARD_MASK: Final = FORWARD_MARK
 USER: Final = "user"
 """Chains and sets whose name begins so are the users': never flushed, replaced or judged by us."""
 
-Field = Literal["iifname", "oifname", "l4proto", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr", "th dport"]
-Datatype = Literal["ifname", "inet_proto", "inet_service", "ipv4_addr", "ipv6_addr"]
+Field = Literal[
+    "iifname", "oifname", "nfproto", "l4proto", "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr", "th dport"
+]
+Datatype = Literal["ifname", "nf_proto", "inet_proto", "inet_service", "ipv4_addr", "ipv6_addr"]
 Version = Literal[4, 6]
 
 
@@ -190,6 +192,8 @@ _SETS: Final = (
     Set("allgateways6", ("ipv6_addr",)),
     Set("subnets4", ("ifname", "ipv4_addr"), interval=True),
     Set("subnets6", ("ifname", "ipv6_addr"), interval=True),
+    # Blocks can only be in a concatenation; every element says "ipv4".
+    Set("networks4", ("nf_proto", "ipv4_addr"), interval=True),
     Set("ports4", ("inet_proto", "ipv4_addr", "inet_service"), ("ipv4_addr", "inet_service")),
     Set("ports6", ("inet_proto", "ipv6_addr", "inet_service"), ("ipv6_addr", "inet_service")),
     Set("wild4", ("inet_proto", "inet_service"), ("ipv4_addr", "inet_service")),
@@ -226,6 +230,16 @@ _REGULAR: Final = (
             (Member(("iifname",), "internal"), Verdict("goto", "from_internal")),
         ),
     ),
+    # What a container sends out of all networks. It needs no mark to get there; but where the host filters by reverse
+    # path (rp_filter), the kernel asks whether an answer could come back, and that question looks like an intruder.
+    # IPv6 has no such filter. Not loopback addresses: the guard on them goes by the same mark.
+    Chain(
+        "leaving",
+        (
+            (Within("ip daddr", ipaddress.IPv4Network("127.0.0.0/8")), ACCEPT),
+            (Member(("nfproto", "ip daddr"), "networks4", negate=True), SetMark(FORWARD_MARK)),
+        ),
+    ),
     # From an internal network the host is its gateway address and nothing else.
     Chain(
         "from_internal",
@@ -247,8 +261,17 @@ _BASE: Final = (
     # "local" first: a port published on an address that is not this host's must not capture traffic to its true owner.
     Chain("prerouting", ((LocalDestination(), Verdict("jump", "published")),), Hook("nat", "prerouting", -100)),
     Chain("output", ((LocalDestination(), Verdict("jump", "published")),), Hook("nat", "output", -100)),
-    # Right after destination translation and before routing: see isolation_resources. Replies match as well.
-    Chain("published_mark", ((CtTranslated(), SetMark(FORWARD_MARK)),), Hook("filter", "prerouting", -99)),
+    # Right after destination translation and before routing: see isolation_base. Published ports, in both directions;
+    # answers from outside. Not what merely looks like an answer and comes from a neighbouring network.
+    Chain(
+        "marking",
+        (
+            (CtTranslated(), SetMark(FORWARD_MARK), ACCEPT),
+            (Member(("iifname",), "bridges"), Verdict("goto", "leaving")),
+            (_KNOWN, SetMark(FORWARD_MARK)),
+        ),
+        Hook("filter", "prerouting", -99),
+    ),
     Chain(
         "forward",
         (

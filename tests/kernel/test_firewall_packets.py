@@ -12,6 +12,7 @@ import contextlib
 import ipaddress
 import json
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -23,8 +24,9 @@ import attrs
 import pytest
 
 from libcnm.kernel import firewall
+from libcnm.kernel.linux.guards import program
 from libcnm.kernel.linux.nft import Nft
-from libcnm.kernel.resources import FirewallElement, Route, Rule
+from libcnm.kernel.resources import FirewallElement, Route, Rule, Sysctl
 from libcnm.model.deadline import Deadline
 from libcnm.model.resource import Change
 
@@ -230,31 +232,31 @@ class Place:
 
 @contextlib.contextmanager
 def policy_routing() -> Iterator[None]:
-    """The rules and routes of the three networks, made with ``ip`` as the resources' docstrings say."""
-    wanted: list[Rule | Route] = [*firewall.isolation_base()]
+    """The rules, routes and sysctls of the three networks, made as the resources' docstrings say."""
+    wanted: list[Rule | Route | Sysctl] = [*firewall.isolation_base()]
     for network in SUBNETS:
         wanted += firewall.isolation_resources(
             bridge=bridge(network), subnets=subnets(network), internal=network == "i"
         )
-    commands = [equivalent(resource) for resource in wanted]
-    done: list[list[str]] = []
-    try:
-        for before, after in commands:
+    with contextlib.ExitStack() as undo:
+        for resource in wanted:
+            if isinstance(resource, Sysctl):
+                sysctl(resource.key, resource.value)
+                undo.callback(sysctl, resource.key, "0")
+                continue
+            before, after = equivalent(resource)
             run("ip", *before, "add", *after)
-            done.append(["ip", *before, "delete", *after])
+            undo.callback(run, "ip", *before, "delete", *after)
         yield
-    finally:
-        for command in reversed(done):
-            run(*command)
 
 
 def equivalent(resource: Rule | Route) -> tuple[list[str], list[str]]:
     if isinstance(resource, Rule):
-        assert resource.iif is not None
-        words = ["pref", str(resource.priority), "iif", resource.iif]
-        if resource.mark is not None:
-            words += ["fwmark", f"{resource.mark:#x}/{resource.mask:#x}"]
-        return [f"-{resource.version}", "rule"], [*words, "lookup", str(resource.table)]
+        words = ["pref", str(resource.priority), "table", str(resource.table)]
+        words += [] if resource.iif is None else ["iif", resource.iif]
+        words += [] if resource.mark is None else ["fwmark", f"{resource.mark:#x}/{resource.mask:#x}"]
+        words += {"lookup": [], "goto": ["goto", str(resource.goto)], "nop": ["nop"]}[resource.action]
+        return [f"-{resource.version}", "rule"], words
     words = ["prohibit", str(resource.destination), "table", str(resource.table), "metric", str(resource.metric)]
     return [f"-{resource.destination.version}", "route"], words
 
@@ -291,16 +293,15 @@ def br_netfilter(request: pytest.FixtureRequest) -> Iterator[bool]:
 
 @pytest.fixture
 def loopback_routing(place: Place) -> Iterator[None]:
-    """``route_localnet`` as :func:`~libcnm.kernel.firewall.port_sysctls` wants it for what is published on network
-    a.
-    """
-    [wanted] = firewall.port_sysctls(
-        bridge=bridge("a"), host_address=None, address=ipaddress.ip_address(address("a1", 4))
-    )
-    assert wanted.restore is not None
-    sysctl(wanted.key, wanted.value)
+    """What :func:`~libcnm.kernel.firewall.loopback_resources` wants for what is published on network a."""
+    code = list(struct.iter_unpack("=HBBI", program(firewall.FORWARD_MARK)))
+    words = ",".join([str(len(code)), *(" ".join(map(str, instruction)) for instruction in code)])
+    run("tc", "qdisc", "add", "dev", bridge("a"), "clsact")
+    run("tc", "filter", "add", "dev", bridge("a"), "ingress", "pref", "1", "bpf", "direct-action", "bytecode", words)
+    sysctl(f"net/ipv4/conf/{bridge('a')}/route_localnet", "1")
     yield
-    sysctl(wanted.key, wanted.restore)
+    sysctl(f"net/ipv4/conf/{bridge('a')}/route_localnet", "0")
+    run("tc", "qdisc", "delete", "dev", bridge("a"), "clsact")
 
 
 def isolation(version: int) -> list[Probe]:
@@ -313,7 +314,9 @@ def isolation(version: int) -> list[Probe]:
             Probe("host", protocol, address("i1", version), UNPUBLISHED, "i1"),
         ]
         pairs = [("a1", "b1"), ("b1", "a1"), ("a1", "i1"), ("i1", "a1"), ("i1", "lan")]
+        pairs += [("lan", "a1"), ("lan", "b1"), ("lan", "i1")]
         probes += [Probe(one, protocol, address(other, version), OPEN) for one, other in pairs]
+        probes.append(Probe("lan", protocol, address("a1", version), UNPUBLISHED))
     return probes
 
 
@@ -343,13 +346,9 @@ def published(version: int) -> list[Probe]:
 
 def outside(version: int) -> list[Probe]:
     host, lan = address("host", version), address("lan", version)
-    probes = [Probe("a1", protocol, lan, OPEN, "lan", host) for protocol in PROTOCOLS]
-    for protocol in PROTOCOLS:
-        probes += [Probe("lan", protocol, address(to, version), OPEN) for to in ("a1", "b1", "i1")]
-        probes.append(Probe("lan", protocol, address("a1", version), UNPUBLISHED))
     # The host's own service: over the network's own gateway address or the LAN's, never over another network's.
     return [
-        *probes,
+        *(Probe("a1", protocol, lan, OPEN, "lan", host) for protocol in PROTOCOLS),
         Probe("a1", "tcp", address("a", version), HOST_SERVICE, "host"),
         Probe("a1", "tcp", host, HOST_SERVICE, "host"),
         Probe("a1", "tcp", address("b", version), HOST_SERVICE),
@@ -370,15 +369,19 @@ def test_who_reaches_whom(place: Place, layers: str, version: int) -> None:
         assert place.probe([*isolation(version), *published(version), *outside(version)]) == {}
 
 
-@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(("version", "rp_filter"), [(4, "0"), (4, "1"), (4, "2"), (6, "0")])
 @pytest.mark.usefixtures("br_netfilter", "loopback_routing", "routing")
-def test_isolation_holds_without_the_firewall(place: Place, version: int) -> None:
-    """After ``nft flush ruleset`` networks stay apart by policy routing alone; applying again restores the rest."""
+def test_isolation_holds_without_the_firewall(place: Place, version: int, rp_filter: str) -> None:
+    """After a flush nobody but the host gets in. Applying again restores the rest, which ``rp_filter`` lets pass."""
     place.protect()
     run("nft", "flush", "ruleset")
     assert place.probe(isolation(version)) == {}
     place.apply(Change("add", TABLE), *(Change("add", element) for element in place.elements()))
-    assert place.probe([*isolation(version), *published(version), *outside(version)]) == {}
+    sysctl("net/ipv4/conf/all/rp_filter", rp_filter)
+    try:
+        assert place.probe([*isolation(version), *published(version), *outside(version)]) == {}
+    finally:
+        sysctl("net/ipv4/conf/all/rp_filter", "0")
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -17,7 +17,7 @@ from libcnm.kernel.firewall_rules import STRUCTURE, Chain, Dnat, Field, Member, 
 from libcnm.kernel.linux import nft_rules as rules
 from libcnm.kernel.linux import nft_wire as wire
 from libcnm.kernel.linux.nft_elements import Unreadable, codec
-from libcnm.kernel.resources import FirewallElement, KeyPart, Route, Rule, Sysctl
+from libcnm.kernel.resources import FirewallElement, KeyPart, LoopbackGuard, Route, Rule, Sysctl
 from libcnm.model.addresses import IPAddress, IPNetwork
 from libcnm.model.resource import by_identity
 
@@ -61,6 +61,7 @@ def test_a_network_is_elements_in_both_families_alike() -> None:
         ("pairs", ("br-a", "br-a")),
         ("masq", ("br-a",)),
         ("subnets4", ("br-a", FOUR)),
+        ("networks4", ("ipv4", FOUR)),
         ("gateways4", ("br-a", GATE4)),
         ("allgateways4", (GATE4,)),
         ("subnets6", ("br-a", SIX)),
@@ -86,8 +87,8 @@ def test_an_option_is_the_presence_of_an_element(
 
 
 def test_a_network_of_one_family_says_nothing_of_the_other() -> None:
-    """IPv6-only is IPv4-only with other digits."""
-    four = network(subnets=(FOUR,), gateways=(GATE4,))
+    """IPv6-only is IPv4-only with other digits, and without what IPv4's reverse path filter needs."""
+    four = network(subnets=(FOUR,), gateways=(GATE4,)) - {("networks4", ("ipv4", FOUR))}
     six = network(subnets=(SIX,), gateways=(GATE6,))
     assert sorted(name.replace("6", "4") for name, _ in six) == sorted(name for name, _ in four)
 
@@ -126,30 +127,44 @@ def test_no_port_between_families() -> None:
     ],
 )
 def test_route_localnet_only_where_loopback_is_published(host_address: str | None, address: str, needed: bool) -> None:
-    """The setting opens a hole while the firewall is flushed: no bridge has it without need."""
-    found = firewall.port_sysctls(
+    """The setting opens a hole while the firewall is flushed: no bridge has it without need, nor without a guard."""
+    found = firewall.loopback_resources(
         bridge="br-a",
         host_address=None if host_address is None else ipaddress.ip_address(host_address),
         address=ipaddress.ip_address(address),
     )
     wanted = Sysctl("", "net/ipv4/conf/br-a/route_localnet", "1", link="br-a", restore="0")
-    assert ((wanted,) if needed else ()) == found
+    guard = LoopbackGuard("", "br-a", firewall.FORWARD_MARK)
+    assert ((guard, wanted) if needed else ()) == found
+    assert (guard.identity in wanted.needs, guard.identity in wanted.dies_with) == (True, False)
 
 
-def test_policy_routing_is_one_rule_a_family_and_one_route_a_subnet() -> None:
-    """Never a rule per pair; and both families have the rule even if the network has only one."""
-    found = firewall.isolation_resources(bridge="br-a", subnets=[FOUR])
-    rule = Rule("", 4, 8000, firewall.ISOLATION_TABLE, "br-a", mark=0, mask=firewall.FORWARD_MASK)
-    route = Route("", FOUR, table=firewall.ISOLATION_TABLE, metric=1, type="prohibit")
-    assert (rule, attrs.evolve(rule, version=6), route) == found
+def test_a_network_is_one_route_a_subnet_and_no_rule() -> None:
+    """Never a rule per network, let alone per pair: what a routed packet pays is the same for one and for many."""
+    found = firewall.isolation_resources(bridge="br-a", subnets=[FOUR, SIX])
+    shows_marks = Sysctl("", "net/ipv4/conf/br-a/src_valid_mark", "1", link="br-a")
+    four = Route("", FOUR, table=firewall.ISOLATION_TABLE, metric=1, type="prohibit")
+    six = Route("", SIX, table=firewall.ISOLATION_TABLE, metric=1, type="prohibit")
+    assert (shows_marks, four, six) == found
+    assert (six,) == firewall.isolation_resources(bridge="br-a", subnets=[SIX])
+
+
+def test_the_rules_are_three_a_family() -> None:
+    """Past the host's own packets, then what has no mark, then on with whatever rules users have; in both families."""
+    found = [one for one in firewall.isolation_base(routing=1000) if isinstance(one, Rule)]
+    four = [
+        Rule("", 4, 8000, 1000, "lo", action="goto", goto=8002),
+        Rule("", 4, 8001, 1000, mark=0, mask=firewall.FORWARD_MASK),
+        Rule("", 4, 8002, 1000, action="nop"),
+    ]
+    assert [*four, *(attrs.evolve(rule, version=6) for rule in four)] == found
 
 
 def test_an_internal_network_has_no_way_out_even_with_the_mark() -> None:
     """Its rules ask for no mark and lead to where everything is prohibited; others still stay out of it."""
     *found_rules, route = firewall.isolation_resources(bridge="br-a", subnets=[SIX], internal=True)
     internal = firewall.ISOLATION_TABLE + 1
-    found = [(one.mark, one.table) for one in found_rules if isinstance(one, Rule)]
-    assert [(None, internal), (None, internal)] == found
+    assert [Rule("", version, 8001, internal, "br-a") for version in (4, 6)] == found_rules
     assert Route("", SIX, table=firewall.ISOLATION_TABLE, metric=1, type="prohibit") == route
     everything = {str(one.destination) for one in firewall.isolation_base() if isinstance(one, Route)}
     assert {"0.0.0.0/0", "::/0"} == everything
@@ -157,7 +172,7 @@ def test_an_internal_network_has_no_way_out_even_with_the_mark() -> None:
 
 def test_resources_of_many_networks_do_not_collide() -> None:
     """Ten networks with ports have as many identities as resources."""
-    resources: list[FirewallElement | Rule | Route] = []
+    resources: list[FirewallElement | Rule | Route | Sysctl] = []
     for index in range(10):
         gateway = ipaddress.ip_address(f"10.0.{index}.1")
         subnet = ipaddress.ip_network(f"10.0.{index}.0/24")
@@ -186,7 +201,8 @@ def test_the_structure_refers_to_itself_only() -> None:
     sets = {declared.name: declared for declared in STRUCTURE.sets}
     chains = {chain.name for chain in STRUCTURE.chains}
     types = {
-        "iifname": "ifname", "oifname": "ifname", "l4proto": "inet_proto", "th dport": "inet_service",
+        "iifname": "ifname", "oifname": "ifname", "nfproto": "nf_proto", "l4proto": "inet_proto",
+        "th dport": "inet_service",
         "ip saddr": "ipv4_addr", "ip daddr": "ipv4_addr", "ip6 saddr": "ipv6_addr", "ip6 daddr": "ipv6_addr",
     }  # fmt: skip
     assert set(get_args(Field)) == set(types)
@@ -203,6 +219,7 @@ def test_the_structure_refers_to_itself_only() -> None:
 _interface_names = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=15)
 _parts: dict[str, st.SearchStrategy[KeyPart]] = {
     "ifname": _interface_names,
+    "nf_proto": st.sampled_from(["ipv4", "ipv6"]),
     "inet_proto": st.sampled_from(["tcp", "udp", 132]),
     "inet_service": st.integers(0, 65535),
     "ipv4_addr": st.ip_addresses(v=4),
@@ -245,6 +262,8 @@ def test_an_element_survives_the_wire(element: FirewallElement) -> None:
         ("allgateways4", (GATE6,), ()),
         ("allgateways6", (GATE4,), ()),
         ("subnets4", ("br-a", GATE4), ()),
+        ("networks4", ("ipx", FOUR), ()),
+        ("networks4", (2, FOUR), ()),
         ("wild4", ("tcp", 65536), (GATE4, 80)),
         ("wild4", ("sctp", 80), (GATE4, 80)),
         ("wild4", ("tcp", 80), ()),

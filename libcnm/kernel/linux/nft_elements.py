@@ -8,6 +8,7 @@ include/uapi/linux/netfilter/nf_tables.h (NFTA_SET_ELEM_*), net/netfilter/nft_se
 from __future__ import annotations
 
 import ipaddress
+import socket
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -19,8 +20,11 @@ from libcnm.kernel.resources import FirewallElement, KeyPart
 _PROTOCOLS: Final = {"tcp": 6, "udp": 17}
 _PROTOCOL_NAMES: Final = {number: name for name, number in _PROTOCOLS.items()}
 _FORMATS: Final[dict[Datatype, str]] = {
-    "ifname": "16s", "inet_proto": "B3x", "inet_service": "H2x", "ipv4_addr": "4s", "ipv6_addr": "16s"
+    "ifname": "16s", "nf_proto": "B3x", "inet_proto": "B3x", "inet_service": "H2x",
+    "ipv4_addr": "4s", "ipv6_addr": "16s",
 }  # fmt: skip
+_FAMILIES: Final = {"ipv4": socket.AF_INET, "ipv6": socket.AF_INET6}
+_FAMILY_NAMES: Final = {number: name for name, number in _FAMILIES.items()}
 _HEADER: Final = struct.Struct("=HH")  # struct nlattr
 _LIST_BYTES: Final = 60_000
 
@@ -37,6 +41,12 @@ class Unreadable(ValueError):
 def _from_ifname(part: KeyPart) -> bytes:
     if isinstance(part, str) and 0 < len(name := part.encode()) < 16:
         return name
+    raise ValueError(part)
+
+
+def _from_family(part: KeyPart) -> int:
+    if isinstance(part, str):
+        return _FAMILIES[part]
     raise ValueError(part)
 
 
@@ -66,6 +76,7 @@ def _from_ipv6(part: KeyPart) -> bytes:
 
 _ENCODERS: Final[dict[Datatype, Callable[[KeyPart], bytes | int]]] = {
     "ifname": _from_ifname,
+    "nf_proto": _from_family,
     "inet_proto": _from_protocol,
     "inet_service": _from_port,
     "ipv4_addr": _from_ipv4,
@@ -73,6 +84,7 @@ _ENCODERS: Final[dict[Datatype, Callable[[KeyPart], bytes | int]]] = {
 }
 _DECODERS: Final[dict[Datatype, Callable[[Any], KeyPart]]] = {
     "ifname": wire.to_text,
+    "nf_proto": lambda number: _FAMILY_NAMES[number],
     "inet_proto": lambda number: _PROTOCOL_NAMES.get(number, number),
     "inet_service": int,
     "ipv4_addr": ipaddress.IPv4Address,

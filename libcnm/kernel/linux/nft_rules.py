@@ -39,17 +39,17 @@ from libcnm.kernel.linux import nft_wire as wire
 COMMENT: Final = "libcnm: all of this table is replaced at will, except chains and sets named user..."
 
 WIDTHS: Final[dict[Datatype, int]] = {
-    "ifname": 16, "inet_proto": 1, "inet_service": 2, "ipv4_addr": 4, "ipv6_addr": 16
+    "ifname": 16, "nf_proto": 1, "inet_proto": 1, "inet_service": 2, "ipv4_addr": 4, "ipv6_addr": 16
 }  # fmt: skip
 _TYPE_NUMBERS: Final[dict[Datatype, int]] = {
-    "ipv4_addr": 7, "ipv6_addr": 8, "inet_proto": 12, "inet_service": 13, "ifname": 41
+    "nf_proto": 2, "ipv4_addr": 7, "ipv6_addr": 8, "inet_proto": 12, "inet_service": 13, "ifname": 41
 }  # fmt: skip
 _HOOKS: Final = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
 _FAMILIES: Final[dict[Version, int]] = {4: socket.AF_INET, 6: socket.AF_INET6}
 _CT_STATES: Final = {"established": 0x2, "related": 0x4}
 _CT_STATE, _CT_STATUS, _IPS_DST_NAT = 0, 2, 0x20
 _META_MARK, _META_NFPROTO = 3, 15
-_META: Final[dict[Field, int]] = {"iifname": 6, "oifname": 7, "l4proto": 16}
+_META: Final[dict[Field, int]] = {"iifname": 6, "oifname": 7, "nfproto": _META_NFPROTO, "l4proto": 16}
 _NETWORK, _TRANSPORT = 1, 2
 _PAYLOAD: Final[dict[Field, tuple[int, int, int]]] = {
     "ip saddr": (_NETWORK, 12, 4),
@@ -61,6 +61,7 @@ _PAYLOAD: Final[dict[Field, tuple[int, int, int]]] = {
 _SET_INTERVAL, _SET_MAP, _SET_CONCAT = 0x4, 0x8, 0x80
 _BYTEORDER_HOST, _BYTEORDER_BIG = 1, 2
 _CMP_EQ, _CMP_NEQ = 0, 1
+_HTON: Final = 1
 _LOOKUP_FLAGS: Final = 5
 _VERDICTS: Final = {"drop": 0, "accept": 1, "jump": -3, "goto": -4}
 
@@ -121,7 +122,12 @@ def _load(field: Field, slot: int) -> tuple[bytes, int]:
     """The expression that loads a field, and the slot after it."""
     if field in _META:
         width = 16 if field.endswith("ifname") else 1
-        return _meta(_META[field], slot), slot + slots(width)
+        loaded = _meta(_META[field], slot)
+        if field == "nfproto":
+            # nft takes it for a number of two octets and turns it round, which turns nothing round in one of one octet.
+            numbers = (register(slot), register(slot), _HTON, 1, 2)  # from, to, how, the length, of each number
+            loaded += _expression("byteorder", *(wire.number(1 + at, number) for at, number in enumerate(numbers)))
+        return loaded, slot + slots(width)
     base, offset, width = _PAYLOAD[field]
     return _payload(base, offset, width, slot), slot + slots(width)
 
