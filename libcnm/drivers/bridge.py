@@ -4,6 +4,10 @@ host.
 A pure function from records to resources; what the firewall's elements mean is :mod:`libcnm.kernel.firewall`'s.
 Behaviour and option names follow libnetwork's bridge driver (``drivers/bridge``), with these differences: published
 ports bind to loopback unless told otherwise, isolation also holds without nftables, and IPv6 is treated as IPv4 is.
+
+``enable_icc=false`` isolates the bridge's ports from each other, which no firewall is needed for. Where br_netfilter is
+on, the kernel takes what a container sends to a port that is published from the same bridge for a bridged frame, so
+there isolation holds even for that: a published port is reached from everywhere but the bridge's own containers.
 """
 
 from __future__ import annotations
@@ -75,6 +79,7 @@ class BridgeDriver(Driver):
     def endpoint(self, host: HostFacts, network: NetworkView, endpoint: EndpointRecord) -> Iterator[Resource]:
         place = endpoint.attachment
         assert place is not None, "the controller asks for attached endpoints only"
+        chosen = self._options(network.record)
         yield Veth(
             "",
             f"ve-{endpoint.id[:12]}",
@@ -82,10 +87,11 @@ class BridgeDriver(Driver):
             peer_ns=place.namespace,
             peer_name=place.interface,
             peer_mac=endpoint.mac,
-            mtu=self._options(network.record).get(options.MTU, 1500),
+            mtu=chosen.get(options.MTU, 1500),
             master=bridge_name(network.record),
             # A container that reaches its own published port goes out and in by the same bridge port.
             hairpin=bool(place.ports),
+            isolated=not chosen.get(options.BRIDGE_ICC, True),
             alias=f"libcnm:{host.tag}:{endpoint.name}"[:255],
         )
 

@@ -91,7 +91,8 @@ def add_veth(machine: Machine, veth: Veth, subject: str, *, group: int) -> None:
     here.alias, here.automatic = veth.alias, group == 0
     if master is not None:
         enslave(outer, here, master, subject)
-    here.hairpin, here.up = veth.hairpin and master is not None, veth.up
+        here.hairpin, here.isolated = veth.hairpin, veth.isolated
+    here.up = veth.up
 
 
 def add_vxlan(machine: Machine, vxlan: Vxlan, subject: str, *, group: int) -> None:
@@ -141,11 +142,11 @@ def enslave(space: Space, link: Link, bridge: Link, subject: str) -> None:
 
 
 def release(space: Space, link: Link) -> None:
-    """A port no longer; what was set on the port (hairpin) is forgotten."""
+    """A port no longer; what was set on the port (hairpin, isolation) is forgotten."""
     if link.master is None:
         return
     bridge = space.links[link.master]
-    link.master, link.hairpin = None, False
+    link.master, link.hairpin, link.isolated = None, False, False
     _follow_ports(space, bridge)
 
 
@@ -238,9 +239,10 @@ def _set_port(space: Space, wanted: Bridge | Veth | Vxlan, before: Resource | No
             enslave(space, link, space.link(wanted.master, subject), subject)
     set_up(space, link, wanted.up)
     if isinstance(wanted, Veth) and link.master is not None:
-        was = isinstance(before, Veth) and before.master == wanted.master and before.hairpin
-        if wanted.hairpin != was:
-            link.hairpin = wanted.hairpin
+        kept = isinstance(before, Veth) and before.master == wanted.master
+        was = (before.hairpin, before.isolated) if isinstance(before, Veth) and kept else (False, False)
+        if (wanted.hairpin, wanted.isolated) != was:
+            link.hairpin, link.isolated = wanted.hairpin, wanted.isolated
 
 
 def _change_peer(machine: Machine, veth: Veth, subject: str) -> None:
@@ -317,7 +319,7 @@ def _remove(space: Space, link: Link) -> None:
         return
     release(space, link)
     for port in space.ports(link):
-        port.master, port.hairpin = None, False
+        port.master, port.hairpin, port.isolated = None, False, False
     set_up(space, link, False)
     for held in [held for held in space.addresses if held[0] == link.index]:
         del space.addresses[held]

@@ -51,7 +51,18 @@ def observe_link(machine: Machine, space: Space, ns: str, link: Link) -> Observe
         names = machine.names(peer_space.id.inode)
         peer_ns = ns if peer_space is space else (names[0] if names else "?")
         resource = Veth(
-            ns, link.name, link.mac, peer_ns, peer.name, peer.mac, link.mtu, master, link.hairpin, link.alias, link.up
+            ns,
+            link.name,
+            link.mac,
+            peer_ns,
+            peer.name,
+            peer.mac,
+            link.mtu,
+            master,
+            link.hairpin,
+            link.isolated,
+            link.alias,
+            link.up,
         )
     elif link.kind == "vxlan":
         resource = Vxlan(ns, link.name, link.vni, link.mac, link.local or _ALONE, link.mtu, link.port, master, link.up)

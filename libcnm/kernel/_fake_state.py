@@ -59,6 +59,7 @@ class Link:
     master: int | None = None
     peer: tuple[int, int] | None = None
     hairpin: bool = False
+    isolated: bool = False
     alias: str = ""
     vni: int = 0
     local: IPAddress | None = None

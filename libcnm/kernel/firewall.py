@@ -8,9 +8,10 @@ for IPv4 and IPv6 alike:
   networks never reach each other's containers, nor each other's gateway addresses on the host.
 * An internal network reaches itself and the host at its own gateway addresses. Nothing is forwarded into or out of it,
   not even to a published port.
-* ``icc=False``: containers of the network do not reach each other, only the gateway and the outside; a published port
-  is reached through the host's address even so. The rules see such frames only where br_netfilter is on: the ports must
-  also be isolated by the bridge (``bridge link set dev NAME isolated on``).
+* ``icc=False``: containers of the network do not reach each other, only the gateway and the outside. The rules see such
+  frames only where br_netfilter is on: the ports must also be isolated by the bridge (``bridge link set dev NAME
+  isolated on``). A published port is reached through the host's address even so, but where both are the case: with
+  br_netfilter on, a translated frame to the same bridge stays a bridged one, and isolation ends it.
 * A published port is reached from neighbours, from the host (also over loopback, if published there) and from every
   container of a network that is not internal, its own container included. One published on a loopback address is
   reached from the host alone.

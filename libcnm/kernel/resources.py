@@ -104,8 +104,9 @@ class Veth(Resource):
 
     Equivalent to: ``ip link add NAME address MAC mtu MTU group GROUP type veth peer name PEER netns NS address MAC``,
     then
-    ``ip link set NAME master BRIDGE up``. Deleting it parks both ends at once and removes them in a later sweep,
-    because the kernel takes 20 ms to delete a link.
+    ``ip link set NAME master BRIDGE up``, and ``bridge link set dev NAME hairpin on isolated on`` where these are asked
+    for (an isolated port exchanges frames with the bridge itself and with ports that are not isolated). Deleting it
+    parks both ends at once and removes them in a later sweep, because the kernel takes 20 ms to delete a link.
     """
 
     kind: ClassVar[str] = "veth"
@@ -119,6 +120,7 @@ class Veth(Resource):
     mtu: int = 1500
     master: str | None = None
     hairpin: bool = False
+    isolated: bool = False
     alias: str = attrs.field(default="", eq=False)
     up: bool = True
     """False only when it was read back so: somebody set it down."""

@@ -178,16 +178,27 @@ class LinkConformance:
         assert ["v2"] == [one.name for one in bench.read(Veth)]
 
     def test_a_pair_changes_in_place(self, bench: Bench) -> None:
-        """Master, hairpin mode, both MACs and the MTU."""
+        """Master, hairpin mode, isolation, both MACs and the MTU."""
         (before,) = pair(master="b1")
         bench.add(Namespace("s1"), bridge(), bridge("b2", mac="02:00:00:00:00:b2"), before)
-        after = attrs.evolve(
-            before, master="b2", hairpin=True, mac="02:00:00:00:02:01", peer_mac="02:00:00:00:02:02", mtu=1400
-        )
+        macs = attrs.evolve(before, mac="02:00:00:00:02:01", peer_mac="02:00:00:00:02:02")
+        after = attrs.evolve(macs, master="b2", hairpin=True, isolated=True, mtu=1400)
         bench.change(before, after)
         assert [after] == bench.read(Veth)
-        bench.change(after, attrs.evolve(after, master=None, hairpin=False))
-        assert [attrs.evolve(after, master=None, hairpin=False)] == bench.read(Veth)
+        loose = attrs.evolve(after, master=None, hairpin=False, isolated=False)
+        bench.change(after, loose)
+        assert [loose] == bench.read(Veth)
+
+    @pytest.mark.parametrize(("hairpin", "isolated"), [(True, False), (False, True), (True, True)])
+    def test_a_port_has_its_settings_from_the_start(self, bench: Bench, hairpin: bool, isolated: bool) -> None:
+        """Hairpin mode and isolation come with the pair, each without the other, and can be taken back alone."""
+        (before,) = pair(master="b1")
+        wanted = attrs.evolve(before, hairpin=hairpin, isolated=isolated)
+        bench.add(Namespace("s1"), bridge(), wanted)
+        assert [wanted] == bench.read(Veth)
+        plain = attrs.evolve(wanted, hairpin=False)
+        bench.change(wanted, plain)
+        assert [plain] == bench.read(Veth)
 
     def test_an_interface_is_a_state(self, bench: Bench) -> None:
         """The inner end is there anyway: it comes up, goes down, and comes up again; ``lo`` is up from the first."""

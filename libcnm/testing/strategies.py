@@ -112,6 +112,7 @@ def veths() -> SearchStrategy[Veth]:
         mtu=mtus(),
         master=_of(None, "b1", "b1", "b2"),
         hairpin=st.booleans(),
+        isolated=st.booleans(),
         alias=_of("", "text"),
     )
 

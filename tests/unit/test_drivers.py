@@ -135,6 +135,19 @@ def test_hairpin_only_with_ports() -> None:
     assert [False, True] == [pair.hairpin for pair in pairs if isinstance(pair, Veth)]
 
 
+def test_without_icc_the_bridge_keeps_its_ports_apart() -> None:
+    """``enable_icc=false`` is a setting of each port, so that it holds without a firewall; true is what nobody asked
+    for.
+    """
+    driver = BridgeDriver()
+    for value, isolated in (("false", True), ("true", False), (None, False)):
+        chosen = {} if value is None else {options.BRIDGE_ICC: value}
+        view = NetworkView(network(driver, ["10.1.0.0/24"], options=chosen))
+        (pair,) = of(Veth, list(driver.endpoint(HOST, view, endpoint())))
+        assert isinstance(pair, Veth)
+        assert isolated == pair.isolated
+
+
 def test_networks_are_isolated_by_elements_not_by_pairs() -> None:
     """What a network adds to the firewall does not depend on how many others there are."""
     driver = BridgeDriver()

@@ -100,6 +100,17 @@ def test_a_port_is_packed_as_pyroute2_packs_it(name: str, master: int) -> None:
     assert renamed == pack.set_link(master, pack.text(pack.IFLA_IFNAME, name))
 
 
+@given(NAMES, st.booleans(), st.booleans())
+def test_a_ports_settings_are_packed_as_pyroute2_packs_them(name: str, hairpin: bool, isolated: bool) -> None:
+    """Hairpin mode and isolation, nested in the link's own information."""
+    port = {"attrs": [("IFLA_BRPORT_MODE", int(hairpin)), ("IFLA_BRPORT_ISOLATED", int(isolated))]}
+    info = {"attrs": [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", port)]}
+    attrs = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", info)]
+    expected = unpack.link(encoded(ifinfmsg, pack.RTM_NEWLINK, 0, {}, attrs)[16:])
+    read = unpack.link(pack.set_port(name, hairpin=hairpin, isolated=isolated)[16:])
+    assert (expected.port, hairpin, isolated) == (read.port, read.hairpin, read.isolated)
+
+
 def test_no_automatic_addresses_is_packed_as_pyroute2_packs_it() -> None:
     """IFLA_AF_SPEC, AF_INET6, mode "none"."""
     spec = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}

@@ -180,9 +180,11 @@ def _settle(batch: Batch, at: int, change: Change, resource: Bridge | Veth | Vxl
     batch.post(ns, pack.set_link(name, _port(batch, change, resource), up=resource.up), at, undo=undo)
     if isinstance(resource, Veth):
         previous = change.previous if isinstance(change.previous, Veth) else None
-        was = previous.hairpin if previous is not None and previous.master == resource.master else False
-        if resource.hairpin != was and resource.master is not None:
-            batch.post(ns, pack.set_hairpin(name, resource.hairpin), at, undo=undo)
+        kept = previous is not None and previous.master == resource.master
+        was = (previous.hairpin, previous.isolated) if previous is not None and kept else (False, False)
+        if (resource.hairpin, resource.isolated) != was and resource.master is not None:
+            port = pack.set_port(name, hairpin=resource.hairpin, isolated=resource.isolated)
+            batch.post(ns, port, at, undo=undo)
 
 
 def _port(batch: Batch, change: Change, resource: Bridge | Veth | Vxlan) -> bytes:

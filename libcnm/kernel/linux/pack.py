@@ -36,6 +36,7 @@ IFLA_LINK_NETNSID, IFLA_TARGET_NETNSID = 37, 46
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_BR_MCAST_SNOOPING: Final = 23
 IFLA_BRPORT_MODE: Final = 4
+IFLA_BRPORT_ISOLATED: Final = 33
 IFLA_VXLAN_ID, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PROXY = 1, 4, 7, 11
 IFLA_VXLAN_PORT, IFLA_VXLAN_LOCAL6 = 15, 17
 VETH_INFO_PEER: Final = 1
@@ -179,9 +180,11 @@ def create_vxlan(name: str, mac: str, mtu: int, *, vni: int, local: IPAddress, p
     return create_link(naming(name, mac, LINK_GROUP) + u32(IFLA_MTU, mtu) + place + link_kind("vxlan", data))
 
 
-def set_hairpin(name: str, on: bool) -> bytes:
-    """Whether a bridge sends frames back out of the port they came in by."""
-    port = attribute(IFLA_BRPORT_MODE, bytes((on,)))
+def set_port(name: str, *, hairpin: bool, isolated: bool) -> bytes:
+    """Whether a bridge sends frames back out of the port they came in by, and whether it forwards any from this port to
+    others that are isolated as well.
+    """
+    port = attribute(IFLA_BRPORT_MODE, bytes((hairpin,))) + attribute(IFLA_BRPORT_ISOLATED, bytes((isolated,)))
     slave = attribute(IFLA_INFO_SLAVE_KIND, b"bridge") + attribute(IFLA_INFO_SLAVE_DATA, port)
     return set_link(name, attribute(IFLA_LINKINFO, slave))
 

@@ -54,6 +54,7 @@ def observe_link(view: View, link: unpack.Link, expected_ns: str | None = None) 
             link.mtu,
             master,
             link.hairpin,
+            link.isolated,
             link.alias,
             link.up,
         )

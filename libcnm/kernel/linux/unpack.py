@@ -105,6 +105,11 @@ class Link:
         """Whether its bridge port is in hairpin mode."""
         return self.port.get(pack.IFLA_BRPORT_MODE, b"\0") != b"\0"
 
+    @property
+    def isolated(self) -> bool:
+        """Whether its bridge port exchanges no frames with other isolated ones."""
+        return self.port.get(pack.IFLA_BRPORT_ISOLATED, b"\0") != b"\0"
+
 
 def index(body: bytes) -> int:
     """The index alone, of RTM_NEWLINK."""
