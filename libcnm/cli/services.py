@@ -129,7 +129,7 @@ def ls(session: Session, net: str | None, quiet: bool, no_trunc: bool) -> None:
     with session.controller() as cnm:
         networks = cnm.networks() if net is None else [cnm.network(net)]
         found = sorted(
-            (endpoint for network in networks for endpoint in network.endpoints()),
+            (endpoint for network in networks for endpoint in network.endpoints() if not endpoint.is_way_out),
             key=lambda endpoint: (endpoint.name, endpoint.network, endpoint.id),
         )
         rows = [

@@ -51,6 +51,14 @@ class _Join:
         return self.presence is not None
 
 
+@attrs.frozen
+class Joined:
+    """What a join has come to: the endpoint's record as committed, and all that its sandbox has from now on."""
+
+    record: EndpointRecord
+    plugs: tuple[Plug, ...]
+
+
 def join(
     context: Context,
     network: NetworkRecord,
@@ -60,8 +68,8 @@ def join(
     *,
     priority: int = 0,
     request_id: str = "",
-) -> EndpointRecord:
-    """Attach an endpoint to a sandbox of this host; the record as committed, when names and peers know of it."""
+) -> Joined:
+    """Attach an endpoint to a sandbox of this host; returns when names and peers know of it."""
     if not isinstance(priority, int) or abs(priority) > 1_000_000:
         raise Invalid("priority", priority, "is not an integer of at most a million")
     driver = context.driver(network)
@@ -69,7 +77,7 @@ def join(
         if request_id:
             known = context.endpoint(network.scope, network.id, endpoint.id, deadline, name=endpoint.name).record
             if known.attachment is not None and known.attachment.request_id == request_id:
-                return known
+                return Joined(known, tuple(context.plugs(sandbox.id, deadline)))
         work = optimistic(
             deadline,
             f"joining endpoint {endpoint.name!r}",
@@ -95,7 +103,7 @@ def join(
         except CnmError:
             _take_back(context, driver, network, record)  # attached, but without names: not what was asked for
             raise
-    return record
+    return Joined(record, (*work.others, attrs.evolve(work.plug, endpoint=record)))
 
 
 def _locks(
@@ -311,8 +319,8 @@ def _take_back(context: Context, driver: Driver, network: NetworkRecord, record:
 # -- leave -----------------------------------------------------------------------------------------------------------
 
 
-def leave(context: Context, network: NetworkRecord, endpoint: EndpointRecord, deadline: Deadline) -> None:
-    """Detach an endpoint from its sandbox on this host. Its addresses and name stay its own."""
+def leave(context: Context, network: NetworkRecord, endpoint: EndpointRecord, deadline: Deadline) -> list[Plug]:
+    """Detach an endpoint from its sandbox on this host; returns what that has left. Addresses and name stay its own."""
     place = endpoint.attachment
     if place is None:
         raise Forbidden(f"endpoint {endpoint.name!r} is attached to no sandbox")
@@ -331,11 +339,12 @@ def leave(context: Context, network: NetworkRecord, endpoint: EndpointRecord, de
             f"leaving endpoint {endpoint.name!r}",
             lambda: _withdraw(context, network, endpoint, operation, deadline),
         )
-        finish_leave(context, driver, network, record, deadline)
+        remaining = finish_leave(context, driver, network, record, deadline)
     try:
         _make_known(context, network, record, deadline, parked=True)
     except CnmError as error:
         context.log.warning("endpoint %s has left; the resident does not know it yet: %s", endpoint.id[:12], error)
+    return remaining
 
 
 def _make_known(
@@ -395,10 +404,10 @@ def _own_place(context: Context, place: Attachment, endpoint_id: str, deadline: 
 
 def finish_leave(
     context: Context, driver: Driver, network: NetworkRecord, record: EndpointRecord, deadline: Deadline
-) -> None:
+) -> list[Plug]:
     """The part of a leave that can only go forward, and the undoing of a join; also what recovery calls.
 
-    ``record`` still has its attachment. The locks are held.
+    ``record`` still has its attachment. The locks are held. Returns what the sandbox still has.
     """
     place = record.attachment
     assert place is not None, "there is something to leave"
@@ -417,6 +426,7 @@ def finish_leave(
     if sandbox is not None:
         sandbox_files.write(context, sandbox.record, others)
     release(context, network, record, place, deadline)
+    return others
 
 
 def still_published(

@@ -2,8 +2,8 @@
 
 What is inside a sandbox follows from its endpoints: one interface each, its addresses and on-link routes, and for
 each IP version one default route, through the endpoint that comes first. The order of a sandbox's endpoints: higher
-priority first, then networks that are not internal, then the network's name (libnetwork's ``Less``, for v4 and v6
-separately).
+priority first, then networks that are not internal, then the network's name; the way out that libcnm has made for
+networks without a gateway comes after all others (libnetwork's ``Less``, for v4 and v6 separately).
 """
 
 from __future__ import annotations
@@ -41,10 +41,15 @@ class Plug:
         return self.endpoint.attachment
 
     @property
-    def order(self) -> tuple[int, bool, str, str]:
+    def is_gateway(self) -> bool:
+        """True for a sandbox's way out, which libcnm has made; only its own store is believed in that."""
+        return bool(self.endpoint.gateway_of) and self.network.record.scope == "local"
+
+    @property
+    def order(self) -> tuple[bool, int, bool, str, str]:
         """The sort key of a sandbox's endpoints."""
         record = self.network.record
-        return (-self.place.priority, record.internal, record.name, self.endpoint.id)
+        return (self.is_gateway, -self.place.priority, record.internal, record.name, self.endpoint.id)
 
 
 def sandbox_base(record: SandboxRecord) -> Iterator[Resource]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from libcnm.controller import attach
-from libcnm.controller import endpoints as endpoint_verbs
+from libcnm.controller import membership
 from libcnm.controller.handles import SandboxHandle, own_record
 from libcnm.controller.recovery import after_recovery
 from libcnm.errors import Forbidden
@@ -104,6 +103,13 @@ class Endpoint:
         return None if place is None else place.interface
 
     @property
+    def is_way_out(self) -> bool:
+        """True for the one that libcnm has given a sandbox whose other networks have no gateway: it has no name in DNS,
+        and comes and goes with the need for it.
+        """
+        return bool(self._record.gateway_of) and self._network.scope == "local"
+
+    @property
     def ports(self) -> tuple[Port, ...]:
         """Its published ports: as bound while it is attached, as asked for otherwise."""
         place = self._record.attachment
@@ -114,7 +120,8 @@ class Endpoint:
     ) -> Endpoint:
         """Attach it to a sandbox of this host. On return it has its interface, and its names answer on this host.
 
-        ``priority``: among a sandbox's endpoints the highest provides the default route and the published ports. Raises
+        ``priority``: among a sandbox's endpoints the highest provides the default route and the published ports. Where
+        none has a gateway (overlay networks), the sandbox gets a way out beside them, see :attr:`is_way_out`. Raises
         InUse (attached already), Forbidden (the sandbox is not ready; subnets overlap; host and bridge networks mixed),
         AlreadyExists (a port is taken), NotFound, KernelError. Whatever fails leaves nothing behind. libnetwork: Join.
         """
@@ -123,7 +130,7 @@ class Endpoint:
             self._record = after_recovery(
                 call.context,
                 call.deadline,
-                lambda: attach.join(
+                lambda: membership.join(
                     call.context,
                     self._network,
                     self._record,
@@ -150,7 +157,7 @@ class Endpoint:
                 raise Forbidden(
                     f"endpoint {self.name!r} is in sandbox {place.container_id!r}, not in {sandbox.container_id!r}"
                 )
-            attach.leave(call.context, self._network, self._record, call.deadline)
+            membership.leave(call.context, self._network, self._record, call.deadline)
             self._record = self._read(call)
 
     def inspect(self, *, timeout: float | None = None) -> dict[str, object]:
@@ -171,4 +178,4 @@ class Endpoint:
         libnetwork: Endpoint.Delete.
         """
         with self._calls.verb(timeout, request_id) as call, call.gone_is_done():
-            endpoint_verbs.delete_endpoint(call.context, self._network, self._record, call.deadline, force=force)
+            membership.delete_endpoint(call.context, self._network, self._record, call.deadline, force=force)

@@ -14,7 +14,7 @@ import attrs
 
 from libcnm.contracts.driver import Driver
 from libcnm.contracts.ipam import AddressGrant, AddressRequest, IpamDriver
-from libcnm.controller import attach
+from libcnm.controller import attach, port_claims
 from libcnm.controller.calls import object_id
 from libcnm.controller.context import Context
 from libcnm.controller.repository import Repository, Stored, create, drop, retrying
@@ -39,6 +39,7 @@ class EndpointSpec:
     mac: str = ""
     options: dict[str, str] = attrs.field(factory=dict)
     labels: dict[str, str] = attrs.field(factory=dict)
+    gateway_of: str = ""
 
     @classmethod
     def checked(
@@ -92,6 +93,7 @@ def create_endpoint(
         labels=spec.labels,
         created=round(context.doors.clock.wall(), 3),
         operation=context.new_operation(),
+        gateway_of=spec.gateway_of,
     )
     driver.check_endpoint(context.facts(driver), network, draft)
 
@@ -125,7 +127,9 @@ def create_endpoint(
             if taken is not None:
                 raise AlreadyExists("MAC", mac, holder=f"endpoint {taken[:12]}")
             claims += create(keys.mac(network.id, mac), NameClaim(record.id, record.operation))
-        repository.commit(claims + create(keys.endpoint(network.id, record.id), record), deadline)
+        claims += create(keys.endpoint(network.id, record.id), record)
+        # A way out does not outlive the boot: it need not survive a power failure.
+        repository.commit(claims, deadline, durable=not record.gateway_of)
         return record
 
     return retrying(deadline, f"creating endpoint {spec.name!r}", attempt)
@@ -143,8 +147,8 @@ def _check(driver: Driver, network: NetworkRecord, spec: EndpointSpec) -> None:
             if not any(address in subnet for subnet in network.subnets if subnet.version == address.version):
                 listed = ", ".join(map(str, network.subnets))
                 raise Invalid("address", str(address), f"is in none of the network's subnets ({listed})")
-        if spec.ports and not driver.gateways(network):
-            why = "is internal" if network.internal else f"of driver {driver.name!r} has no way out"
+        if spec.ports and not port_claims.publishes(driver, network):
+            why = "is internal" if network.internal else "has no gateway"
             raise Invalid(
                 "ports",
                 [str(port) for port in spec.ports],

@@ -406,10 +406,10 @@ class Follower:
             if network is None or endpoint is None or self._placed(where, endpoint) != "here":
                 continue
             place = endpoint.attachment
-            if place is not None and place.sandbox_id == sandbox_id:
-                order = (-place.priority, network.internal, network.name, endpoint_id)
-                found.append((order, network, self._zones[where]))
-        return [(network, zone) for _, network, zone in sorted(found, key=lambda one: one[0])]
+            way_out = scope == "local" and endpoint.gateway_of  # what has a name there cannot be reached
+            if place is not None and place.sandbox_id == sandbox_id and not way_out:
+                found.append(((-place.priority, network.internal, network.name, endpoint_id), where))
+        return [(self.networks[where], self._zones[where]) for _, where in sorted(found)]
 
     # -- peers -------------------------------------------------------------------------------------------------------
 

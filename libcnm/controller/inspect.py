@@ -31,6 +31,7 @@ def network_as_dict(record: NetworkRecord, endpoints: Iterable[EndpointRecord]) 
             ],
         },
         "Internal": record.internal,
+        **({"OnDemand": True} if record.on_demand else {}),
         **({"VNI": record.vni} if record.vni is not None else {}),
         "Options": dict(record.options),
         "Labels": dict(record.labels),
@@ -66,6 +67,7 @@ def endpoint_as_dict(network: NetworkRecord, record: EndpointRecord) -> dict[str
         "Ports": [
             {"Port": str(port), "Reachable": reachable(port)} for port in (place.ports if place else record.ports)
         ],
+        **({"WayOutOf": record.gateway_of} if record.gateway_of else {}),
         "Attachment": None
         if place is None
         else {

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from libcnm.controller import endpoints as endpoint_verbs
-from libcnm.controller import networks as network_verbs
+from libcnm.controller import membership
 from libcnm.controller.endpoint import Endpoint
 from libcnm.controller.endpoints import EndpointSpec
 from libcnm.controller.repository import find
@@ -70,6 +70,11 @@ class Network:
     def internal(self) -> bool:
         """True when nothing leads out of it."""
         return self._record.internal
+
+    @property
+    def on_demand(self) -> bool:
+        """True when libcnm has made it for the ways out of sandboxes; it goes with the last of them."""
+        return self._record.on_demand
 
     @property
     def options(self) -> Mapping[str, str]:
@@ -139,7 +144,7 @@ class Network:
         """
         with self._calls.verb(timeout, request_id) as call, call.gone_is_done():
             record = call.context.network(self.scope, self.id, call.deadline, name=self.name).record
-            network_verbs.delete_network(call.context, record, call.deadline, force=force)
+            membership.delete_network(call.context, record, call.deadline, force=force)
 
 
 def _id(record: EndpointRecord) -> str:

@@ -42,6 +42,8 @@ class NetworkSpec:
     internal: bool
     options: dict[str, str]
     labels: dict[str, str]
+    on_demand: bool = False
+    avoid: tuple[Avoid, ...] = ()
 
     @classmethod
     def checked(
@@ -128,6 +130,7 @@ def _draft(context: Context, spec: NetworkSpec, driver: Driver, request_id: str 
         created=round(context.doors.clock.wall(), 3),
         state="preparing",
         operation=context.new_operation(),
+        on_demand=spec.on_demand,
     )
 
 
@@ -141,7 +144,7 @@ def _claim(
     deadline: Deadline,
 ) -> NetworkRecord:
     """The transaction that makes the name, pools and VNI this network's, and its record preparing (or ready)."""
-    avoid = _avoid(context) if driver.capabilities.addresses and draft.scope == "local" else ()
+    avoid = (*_avoid(context), *spec.avoid) if driver.capabilities.addresses and draft.scope == "local" else ()
 
     def attempt() -> NetworkRecord:
         _refuse_taken_names(repository, driver, draft, deadline)

@@ -33,8 +33,13 @@ _TRIES: Final = 64
 def choose(
     context: Context, driver: Driver, network: NetworkRecord, record: EndpointRecord, deadline: Deadline
 ) -> tuple[Port, ...]:
-    """The ports as they will be bound: an address and a host port each. Raises AlreadyExists, Invalid, Exhausted."""
-    if not record.ports or network.internal or not driver.gateways(network):
+    """The ports as they will be bound: an address and a host port each. Raises AlreadyExists, Invalid, Exhausted.
+
+    Those of an endpoint that has no way out of its own network are published by the sandbox's.
+    """
+    if record.gateway_of:
+        return record.ports
+    if not record.ports or not publishes(driver, network):
         return ()
     versions = {interface.version for interface in record.addresses}
     bound: list[Port] = []
@@ -48,6 +53,11 @@ def choose(
             _refuse_taken(context, one, record.id, deadline)
             bound.append(one)
     return tuple(dict.fromkeys(bound))
+
+
+def publishes(driver: Driver, network: NetworkRecord) -> bool:
+    """True when ports of the network's endpoints can be published: through it, or through a way out beside it."""
+    return not network.internal and (not driver.capabilities.gateway or bool(driver.gateways(network)))
 
 
 def _addresses(context: Context, driver: Driver, network: NetworkRecord, port: Port) -> tuple[IPAddress, ...]:
@@ -117,8 +127,13 @@ def _listened_on(context: Context, port: Port) -> bool:
 
 
 def claim(context: Context, record: EndpointRecord, ports: tuple[Port, ...], deadline: Deadline) -> Transaction:
-    """The writes that make the ports this endpoint's; part of the join's first transaction."""
+    """The writes that make the ports this endpoint's; part of the join's first transaction.
+
+    A way out claims none: they belong to the endpoints that it publishes them for.
+    """
     found = Transaction()
+    if record.gateway_of:
+        return found
     for (protocol, number), addresses in _grouped(ports).items():
         stored = context.local.port(protocol, number, deadline)
         mine = {str(address): record.id for address in addresses}
@@ -132,6 +147,8 @@ def claim(context: Context, record: EndpointRecord, ports: tuple[Port, ...], dea
 def release(context: Context, record: EndpointRecord, ports: tuple[Port, ...], deadline: Deadline) -> Transaction:
     """The writes that give them back; those that somebody else holds by now are left alone."""
     found = Transaction()
+    if record.gateway_of:
+        return found
     for protocol, number in _grouped(ports):
         stored = context.local.port(protocol, number, deadline)
         if stored is None:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import attrs
 
-from libcnm.controller import desired, host_state, sandbox_files, sandboxes
+from libcnm.controller import desired, host_state, sandbox_files, sandboxes, way_out
 from libcnm.controller.context import Context
 from libcnm.controller.delta import changes_in_place, delta
 from libcnm.controller.sandbox_files import SandboxFile
@@ -73,7 +73,15 @@ def doctor(context: Context, deadline: Deadline) -> list[Difference]:
         identity: r for unit in units(context, deadline)[0] for identity, r in by_identity(unit.resources).items()
     }
     there = observe(context, wanted.values(), deadline)
-    return [*differences(wanted.values(), there), *leftovers(context, wanted, there, deadline)]
+    rows = [*differences(wanted.values(), there), *leftovers(context, wanted, there, deadline)]
+    return [*rows, *(_way_out(need, has) for need, has in way_out.unsettled(context, deadline))]
+
+
+def _way_out(need: Resource | None, has: Resource | None) -> Difference:
+    """A sandbox's way out is no single object of the kernel; recovery settles it."""
+    problem: Literal["missing", "different", "leftover"]
+    problem = "missing" if has is None else "leftover" if need is None else "different"
+    return Difference(problem, need, has)
 
 
 def heal(context: Context, deadline: Deadline) -> list[Difference]:

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 import attrs
 
 from libcnm.contracts.driver import NetworkView
-from libcnm.controller import attach, host_state, networks, sandboxes
+from libcnm.controller import attach, host_state, networks, sandboxes, way_out
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.repository import Stored, drop
@@ -39,7 +39,7 @@ def recover(context: Context, deadline: Deadline) -> int:
             settled += _settle(context, stored, deadline)
         except CnmError as error:
             log.warning("%s %s cannot be settled yet: %s", stored.record.verb, stored.record.operation[:12], error)
-    return settled + sandboxes.sweep(context, deadline)
+    return settled + sandboxes.sweep(context, deadline) + way_out.sweep(context, deadline)
 
 
 def after_recovery(context: Context, deadline: Deadline, verb: Callable[[], Result]) -> Result:

@@ -119,7 +119,7 @@ class Repository:
         if known is not None and known.version == entry.version and type(known.record) is cls:
             return known
         record = decode(cls, entry.value, entry.key)
-        if isinstance(record, NetworkRecord):
+        if isinstance(record, NetworkRecord | EndpointRecord):
             check_scope(record, self.scope)
         found = Stored(entry.key, entry.version, record)
         self._remember(found)

@@ -64,7 +64,7 @@ class Sandbox(SandboxHandle):
 
     @property
     def endpoints(self) -> list[Endpoint]:
-        """Its endpoints, the one that provides the default route first."""
+        """Its endpoints, in the order in which they provide the default route; an :attr:`~Endpoint.is_way_out` last."""
         with self._calls.verb(None) as call:
             plugs = sorted(call.context.plugs(self.id, call.deadline), key=lambda plug: plug.order)
         return [Endpoint(self._calls, plug.network.record, plug.endpoint) for plug in plugs]

@@ -104,7 +104,7 @@ def contents(record: SandboxRecord, plugs: Iterable[Plug]) -> dict[str, str]:
 
 
 def _hosts(record: SandboxRecord, plugs: Iterable[Plug]) -> str:
-    ranked = sorted(plugs, key=lambda plug: plug.order)
+    ranked = sorted((plug for plug in plugs if not plug.is_gateway), key=lambda plug: plug.order)
     own = [address.ip for plug in ranked for address in plug.endpoint.addresses]
     extra = [(name, ipaddress.ip_address(address)) for name, address in record.extra_hosts.items()]
     return hosts_file(record.hostname, own, domain=record.domain, extra=extra)

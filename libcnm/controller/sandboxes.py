@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import attrs
 
-from libcnm.controller import attach, desired, endpoints, sandbox_files
+from libcnm.controller import attach, desired, endpoints, sandbox_files, way_out
 from libcnm.controller.calls import object_id
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
@@ -196,10 +196,13 @@ def delete_sandbox(
     """Detach all its endpoints (and delete them, unless told to keep them), then remove the sandbox.
 
     The endpoints' deletion follows libnetwork's Sandbox.Delete. A namespace that somebody has removed already is no
-    error.
+    error. Its way out is never kept.
     """
     failed: list[CnmError] = []
-    for plug in context.plugs(record.id, deadline):
+    plugs = context.plugs(record.id, deadline)
+    for plug in plugs:
+        if plug.is_gateway:
+            continue
         network = plug.network.record
         try:
             attach.leave(context, network, plug.endpoint, deadline)
@@ -207,6 +210,11 @@ def delete_sandbox(
                 endpoints.delete_endpoint(context, network, plug.endpoint, deadline)
         except CnmError as error:
             failed.append(error)  # the others are freed all the same
+    if any(plug.is_gateway for plug in plugs):
+        try:
+            way_out.settle(context, record.id, deadline)
+        except CnmError as error:
+            failed.append(error)
     if failed:
         for other in failed[1:]:
             failed[0].add_note(f"and: {other}")

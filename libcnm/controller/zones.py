@@ -24,9 +24,11 @@ _UPSTREAMS_SECONDS: Final = 5.0
 
 
 def name_record(network: NetworkRecord, endpoint: EndpointRecord) -> NameRecord | None:
-    """What an endpoint is called, once it is attached and ready; None before and after."""
+    """What an endpoint is called, once it is attached and ready; None before and after, and for ways out."""
     place = endpoint.attachment
     if place is None or place.state != "ready" or not endpoint.addresses:
+        return None
+    if endpoint.gateway_of and network.scope == "local":
         return None
     return NameRecord(
         endpoint_id=endpoint.id,
@@ -79,7 +81,11 @@ def resolve(context: Context, sandbox: SandboxRecord, name: str, deadline: Deadl
     """A sandbox's view of one name, straight from the records."""
     record = context.sandbox(sandbox.id, deadline, name=sandbox.container_id).record
     plugs = sorted(context.plugs(sandbox.id, deadline), key=lambda plug: plug.order)
-    ranked = [(plug.network.record, _zone(context, plug, deadline)) for plug in plugs if plug.place.state == "ready"]
+    ranked = [
+        (plug.network.record, _zone(context, plug, deadline))
+        for plug in plugs
+        if plug.place.state == "ready" and not plug.is_gateway
+    ]
     seen = view(record, ranked, ())
     found: list[IPAddress] = []
     for kind in (RecordType.A, RecordType.AAAA):

@@ -70,9 +70,14 @@ def check_values(record: Any) -> None:
         known(record)
 
 
-def check_scope(record: NetworkRecord, store: Scope) -> None:
-    """A network of the host's own store is local, one of the cluster's global: else Corrupt, naming its key."""
-    if record.scope != store:
+def check_scope(record: NetworkRecord | EndpointRecord, store: Scope) -> None:
+    """A network of the host's own store is local, one of the cluster's global, and the cluster's has no ways out: else
+    Corrupt, naming its key.
+    """
+    if isinstance(record, EndpointRecord):
+        if record.gateway_of and store == "global":
+            raise Corrupt(keys.endpoint(record.network_id, record.id), "a way out, which is its host's own affair")
+    elif record.scope != store:
         raise Corrupt(keys.network(record.id), f"a network of scope {record.scope!r} in the {store} store")
 
 
@@ -163,6 +168,8 @@ def _endpoint(record: EndpointRecord) -> None:
     _texts(record)
     _seconds("created", record.created)
     _operation(record.operation)
+    if record.gateway_of:
+        _id("gateway_of", record.gateway_of)
     if record.attachment is not None:
         _attachment(record.attachment)
 
@@ -251,6 +258,7 @@ def _ledger_line(record: LedgerLine) -> None:
         _network(record.network)
         _endpoint(record.endpoint)
         check_member(record.network, record.endpoint)
+        check_scope(record.endpoint, record.network.scope)
 
 
 def _line(record: LedgerLine, key: str) -> None:

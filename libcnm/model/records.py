@@ -27,7 +27,10 @@ class Mark:
 
 @attrs.frozen
 class NetworkRecord:
-    """One network. ``vni`` belongs to overlays; ``created`` is seconds since the epoch, for people."""
+    """One network. ``vni`` belongs to overlays; ``created`` is seconds since the epoch, for people.
+
+    ``on_demand``: libcnm has made it for ways out, and takes it away with the last of them.
+    """
 
     id: str
     name: str
@@ -43,6 +46,7 @@ class NetworkRecord:
     state: Literal["preparing", "ready", "deleting"] = "ready"
     operation: str = ""
     mark: Mark | None = None
+    on_demand: bool = False
 
     @property
     def subnets(self) -> tuple[IPNetwork, ...]:
@@ -72,7 +76,8 @@ class Attachment:
 @attrs.frozen
 class EndpointRecord:
     """One endpoint: its claims (name, addresses, MAC) and, while attached, where. ``addresses`` carry the pool's
-    prefix.
+    prefix. ``gateway_of`` is the sandbox whose way out libcnm has made it for; its ``ports`` are bound already, and
+    claimed by the endpoints that they belong to.
     """
 
     id: str
@@ -87,6 +92,7 @@ class EndpointRecord:
     created: float = 0.0
     attachment: Attachment | None = None
     operation: str = ""
+    gateway_of: str = ""
 
 
 @attrs.frozen

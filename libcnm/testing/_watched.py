@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from libcnm.controller.controller import Controller
 from libcnm.controller.network import Network
+from libcnm.controller.way_out import NETWORKS
 from libcnm.errors import CnmError
 from libcnm.kernel.fake import FakeKernel
 from libcnm.kernel.resources import Fdb, Neighbour, Route
@@ -100,6 +101,7 @@ class Watched(RuleBasedStateMachine):
         for field in ("networks", "endpoints", "sandboxes"):
             wanted, there = set(getattr(self.model, field).items()), set(getattr(seen, field).items())
             _same(wanted, there, f"{what} differ in {field}")
+        _same(self.model.to_be_made(), seen.made, f"{what} differ in ways out")
 
     def _observed(self) -> Model:
         return Model.observed({host: self._cnm(host) for host in HOSTS})
@@ -182,6 +184,10 @@ class Watched(RuleBasedStateMachine):
             if isinstance(route, Route) and route.ns == namespace and route.destination.prefixlen == 0:
                 there[route.destination.version] = route.via
         wanted = self.model.default_routes(host, container)
+        versions = self.model.way_out(host, container)
+        if versions:
+            gateways = self._cnm(host).network(NETWORKS[versions]).gateways
+            wanted |= {version: frozenset(ip for ip in gateways if ip.version == version) for version in versions}
         assert wanted.keys() == there.keys(), (host, container)
         assert all(gateway in wanted[version] for version, gateway in there.items()), (host, container)
 
@@ -191,6 +197,7 @@ class Watched(RuleBasedStateMachine):
                 sandbox.delete()
         for host in HOSTS:
             for network in self._cnm(host).networks():
+                assert not network.on_demand, f"{network.name} is on {host}, and no sandbox"
                 network.delete(force=True)
         self._settle()
         for name, machine in self.world.hosts.items():

@@ -13,6 +13,7 @@ from typing import Self
 import attrs
 
 from libcnm.controller.controller import Controller
+from libcnm.controller.way_out import NETWORKS
 from libcnm.errors import AlreadyExists, CnmError, Exhausted, Forbidden, InUse, Invalid
 from libcnm.model.addresses import IPAddress, IPNetwork, overlaps
 from libcnm.model.ports import Port
@@ -35,8 +36,13 @@ class Net:
 
     @property
     def leads_out(self) -> bool:
-        """True when sandboxes on it get a default route and their ports are published."""
+        """True when sandboxes on it get a default route through it."""
         return self.driver == "bridge" and not self.internal
+
+    @property
+    def publishes(self) -> bool:
+        """True when its endpoints' ports are published: through it, or through the way out beside it."""
+        return self.driver in ("bridge", "overlay") and not self.internal
 
 
 @attrs.frozen
@@ -63,13 +69,16 @@ class Ep:
 
 @attrs.define
 class Model:
-    """Everything that exists, on all hosts. ``joined``: what a join was told (priority, ports), by endpoint id."""
+    """Everything that exists, on all hosts, but for what libcnm makes by itself: sandboxes' ways out, which follow from
+    the rest. ``ports`` and ``priority`` by endpoint id; ``made``: the ways out that were seen, and their networks.
+    """
 
     networks: dict[str, Net] = attrs.field(factory=dict)
     endpoints: dict[str, Ep] = attrs.field(factory=dict)
     sandboxes: dict[tuple[str, str], bool] = attrs.field(factory=dict)
     ports: dict[str, tuple[Port, ...]] = attrs.field(factory=dict, eq=False)
     priority: dict[str, int] = attrs.field(factory=dict, eq=False)
+    made: set[tuple[str, str, str]] = attrs.field(factory=set, eq=False)
 
     def copy(self) -> Model:
         """An independent one."""
@@ -83,6 +92,10 @@ class Model:
         found = cls()
         for host, cnm in controllers.items():
             for network in cnm.networks():
+                if network.on_demand:
+                    found.made.add((host, network.name, ""))
+                    found.made |= {(host, network.name, one.sandbox or "?") for one in network.endpoints()}
+                    continue
                 home = host if network.scope == "local" else ""
                 gateways = frozenset(network.gateways)
                 found.networks[network.id] = Net(
@@ -121,9 +134,25 @@ class Model:
                     found.setdefault(subnet.version, frozenset(ip for ip in network.gateways if ip in subnet))
         return found
 
+    def way_out(self, host: str, container: str) -> frozenset[int]:
+        """The IP versions for which a sandbox has only networks without a gateway."""
+        inside = [one for one in self.attached(host, container) if self.networks[one.network].driver == "overlay"]
+        versions = {version for one in inside if self.networks[one.network].publishes for version in one.versions}
+        return frozenset(versions - self.default_routes(host, container).keys())
+
+    def to_be_made(self) -> set[tuple[str, str, str]]:
+        """The ways out that there must be, as ``made`` has them."""
+        needs = {place: self.way_out(*place) for place in self.sandboxes}
+        return {
+            (host, NETWORKS[versions], who)
+            for (host, container), versions in needs.items()
+            for who in ("", container)
+            if versions
+        }
+
     def bound(self, one: Ep, ports: Iterable[Port]) -> set[tuple[str, int, IPAddress]]:
         """Where an endpoint's ports bind: protocol, number, host address."""
-        if not self.networks[one.network].leads_out:
+        if not self.networks[one.network].publishes:
             return set()
         loopback: tuple[IPAddress, ...] = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
         return {
@@ -189,7 +218,7 @@ class Model:
             if any(overlaps(a, b) for a in self.networks[other.network].subnets for b in net.subnets):
                 return Forbidden
         wanted = self.bound(one, self.ports.get(one.id, ()))
-        if net.leads_out and self.ports.get(one.id) and not self._all_bind(one):
+        if net.publishes and self.ports.get(one.id) and not self._all_bind(one):
             return Invalid
         for other in self.attached(host):
             if any(_clash(a, b) for a in wanted for b in self.bound(other, self.ports.get(other.id, ()))):

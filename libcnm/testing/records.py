@@ -213,6 +213,7 @@ _FIELDS: dict[str, Callable[[], SearchStrategy[Any]]] = {
     "id": ids, "network_id": ids, "sandbox_id": ids, "endpoint_id": ids, "installation": ids,
     "name": names, "driver": names, "ipam_driver": names, "host": names, "container_id": names,
     "operation": _operations, "request_id": lambda: _or_empty(names()), "boot_id": lambda: _or_empty(names()),
+    "gateway_of": lambda: _or_empty(ids()),
     "pools": lambda: _tuples(_pools()), "ports": lambda: _tuples(ports()), "aliases": lambda: _tuples(names()),
     "addresses": lambda: _tuples(_interfaces()), "mac": macs, "vtep": lambda: st.none() | unicast(),
     "vni": lambda: st.none() | st.integers(1, limits.VNI_MAX), "epoch": lambda: st.integers(0, limits.EPOCH_MAX),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 import attrs
 import pytest
 
+from libcnm.controller import way_out
 from libcnm.controller.controller import Controller
 from libcnm.errors import AlreadyExists, CnmError, Exhausted, Forbidden, InUse, NotFound
 from libcnm.system.locks import Locks
@@ -126,10 +127,14 @@ def finish(race: Race, before: Mapping[str, object]) -> None:
         for network in cnm.networks():
             addresses = Counter(ip for endpoint in network.endpoints() for ip in endpoint.addresses)
             assert not addresses or 1 == max(addresses.values())
+        context = cnm._calls.context
+        for sandbox in cnm.sandboxes():
+            assert way_out.is_settled(context.plugs(sandbox.id, context.doors.clock.deadline(PATIENCE)))
     for cnm in (race.one, race.two):
         for sandbox in cnm.sandboxes():
             sandbox.delete()
     for cnm in (race.one, race.two):
+        assert [] == [network.name for network in cnm.networks() if network.on_demand]
         for network in cnm.networks():
             network.delete(force=True)
     for cnm in (race.one, race.two):
@@ -341,3 +346,94 @@ def test_two_deletions() -> None:
         return race.one.network("net").delete, race.two.network("net").delete
 
     races("bridge", prepare, mirrored(object, NotFound))
+
+
+# -- ways out: overlay networks, and two processes of one host -------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_last_way_out_goes_while_another_comes() -> None:
+    """Their network is kept, or taken away and made again: neither verb notices."""
+
+    def prepare(race: Race) -> tuple[Callable[[], object], Callable[[], object]]:
+        network = race.one.create_network("net", "overlay")
+        one, two = network.create_endpoint("a"), race.two.network("net").create_endpoint("b", ports=["8080:80"])
+        one.join(race.one.create_sandbox("c1"))
+        sandbox = race.two.create_sandbox("c2")
+        return one.leave, lambda: two.join(sandbox)
+
+    races("bridge", prepare, {(object, object)})
+
+
+@pytest.mark.slow
+def test_two_first_ways_out() -> None:
+    """Two processes need the network that neither has made: one makes it, both use it."""
+
+    def prepare(race: Race) -> tuple[Callable[[], object], Callable[[], object]]:
+        network = race.one.create_network("net", "overlay")
+        one, two = network.create_endpoint("a"), race.two.network("net").create_endpoint("b")
+        mine, other = race.one.create_sandbox("c1"), race.two.create_sandbox("c2")
+        return lambda: one.join(mine), lambda: two.join(other)
+
+    races("bridge", prepare, {(object, object)})
+
+
+@pytest.mark.slow
+@DRIVERS
+def test_one_sandbox_two_ways(driver: str) -> None:
+    """One process joins an overlay endpoint, the other one of an overlay or bridge network: one way out, or none."""
+
+    def prepare(race: Race) -> tuple[Callable[[], object], Callable[[], object]]:
+        one = race.one.create_network("net", "overlay", subnets=["10.1.0.0/24"]).create_endpoint("a", ports=["8080:80"])
+        race.two.create_network("beside", driver, subnets=["10.2.0.0/24"]).create_endpoint("b", ports=["8081:80"])
+        mine, two = race.one.create_sandbox("c1"), race.two.network("beside").endpoint("b")
+        other = race.two.sandbox("c1")
+        return lambda: one.join(mine), lambda: two.join(other)
+
+    races("bridge", prepare, {(object, object)})
+
+
+def busy(cnm: Controller) -> None:
+    """Heal at three moments; in between there is something to do, so that the other one gets on."""
+    for number in range(3):
+        cnm.heal()
+        cnm.create_network(f"n{number}")
+    cnm.heal()
+
+
+@pytest.mark.slow
+def test_healing_while_a_way_out_is_made() -> None:
+    """Whoever recovers leaves it to the verb, which is alive, or does it himself: once."""
+
+    def prepare(race: Race) -> tuple[Callable[[], object], Callable[[], object]]:
+        endpoint = race.one.create_network("net", "overlay").create_endpoint("a", ports=["8080:80"])
+        sandbox = race.one.create_sandbox("c1")
+        return lambda: endpoint.join(sandbox), lambda: busy(race.two)
+
+    races("bridge", prepare, {(object, object)})
+
+
+@pytest.mark.slow
+def test_a_bridge_leaves_while_somebody_heals() -> None:
+    """The way out comes back once."""
+
+    def prepare(race: Race) -> tuple[Callable[[], object], Callable[[], object]]:
+        sandbox = race.one.create_sandbox("c1")
+        race.one.create_network("net", "overlay").create_endpoint("a").join(sandbox)
+        endpoint = race.one.create_network("beside").create_endpoint("b").join(sandbox)
+        return endpoint.leave, lambda: busy(race.two)
+
+    races("bridge", prepare, {(object, object)})
+
+
+@pytest.mark.slow
+def test_deleting_a_sandbox_while_an_overlay_endpoint_joins_it() -> None:
+    """As with any other; and no way out is left of it."""
+
+    def prepare(race: Race) -> tuple[Callable[[], object], Callable[[], object]]:
+        race.one.create_network("net", "overlay").create_endpoint("a")
+        sandbox = race.one.create_sandbox("c1")
+        theirs, other = race.two.network("net").endpoint("a"), race.two.sandbox("c1")
+        return sandbox.delete, lambda: theirs.join(other)
+
+    races("bridge", prepare, {(object, object), (object, NotFound), (object, Forbidden), (Forbidden, object)})

@@ -270,6 +270,15 @@ def test_a_network_lies_in_the_store_of_its_scope() -> None:
         checks.check_scope(NETWORK, "local")
 
 
+def test_a_way_out_lies_in_its_hosts_own_store() -> None:
+    """It publishes ports that it has not claimed: no other host says so of an endpoint."""
+    way_out = attrs.evolve(ENDPOINT, gateway_of="5" * 64)
+    checks.check_scope(way_out, "local")
+    with pytest.raises(Corrupt) as raised:
+        checks.check_scope(way_out, "global")
+    assert keys.endpoint(NET, ENDPOINT.id) == raised.value.what
+
+
 def test_a_network_has_the_scope_of_its_driver() -> None:
     """A bridge network in the cluster's store would make every host build bridges."""
     checks.check_driver_scope(NETWORK, "global")
