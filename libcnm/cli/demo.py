@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -157,12 +158,13 @@ class _Story:
     def files(self) -> None:
         self.told.step(
             "Inside a container",
-            "Its own /etc/hosts and resolver, lo, and the overlay's interface with room for VXLAN's header in the MTU.",
+            "Its own /etc/hosts and resolver; lo, the overlay's interface with room for VXLAN's header in the MTU, and"
+            " one more for the way out.",
         )
         self.inside(self.two, "container_node2", "cat", "/etc/hosts", shows=["container-node2"])
         self.inside(self.two, "container_node2", "cat", "/etc/resolv.conf", shows=["127.0.0.11"])
         for host, container in ((self.one, "container_node1"), (self.two, "container_node2")):
-            printed = self.inside(host, container, "ip", "a", shows=["eth0", "inet "])
+            printed = self.inside(host, container, "ip", "a", shows=["lo:", "eth0@", "eth1@"])
             lines = [line.split() for line in printed.splitlines() if line.strip().startswith("inet ")]
             self.addresses[container] = next(words[1] for words in lines if words[-1] == "eth0").split("/")[0]
 
@@ -175,6 +177,8 @@ class _Story:
         self.inside(self.one, "container_node1", *PING, self.addresses["container_node2"], shows=answered)
         self.inside(self.two, "container_node2", *PING, "svc1", shows=[*answered, self.addresses["container_node1"]])
         self.inside(self.one, "container_node1", *PING, "svc2", shows=[*answered, self.addresses["container_node2"]])
+        self.told.note("And out of the overlay: the other host itself, which sees the first host's address.")
+        self.inside(self.one, "container_node1", *PING, str(self.two.address), shows=answered)
 
     def capture(self) -> None:
         self.told.step(
@@ -231,12 +235,24 @@ class _Story:
     def flush(self) -> None:
         self.told.step(
             "Somebody flushes the firewall",
-            "Neither the path between the hosts nor the names depend on a rule.",
+            "Neither the path between the hosts nor the names depend on a rule; for the way out, the resident notices.",
         )
         self.typed(self.one, "nft", "flush", "ruleset")
         self.inside(self.one, "container_node1", *PING, "svc2", shows=[" 0% packet loss"])
         self.inside(self.two, "container_node2", *PING, "svc1", shows=[" 0% packet loss"])
+        self._await_healing()
         self.cnm(self.one, "doctor")
+        self.inside(self.one, "container_node1", *PING, str(self.two.address), shows=[" 0% packet loss"])
+
+    def _await_healing(self) -> None:
+        """The resident looks when the kernel says that something went, within a second."""
+        clock, waiting = SystemClock(), threading.Event()
+        until = clock.monotonic() + PATIENCE_SECONDS
+        with self.one.controller(resident="off") as cnm:
+            while (found := cnm.doctor()) and clock.monotonic() < until:
+                waiting.wait(0.02)
+        if found:
+            raise StoryFailed("nobody has healed the firewall", "\n".join(map(str, found)))
 
     def picture(self) -> None:
         self.told.step("The picture", "The same records, drawn.")

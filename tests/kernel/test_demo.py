@@ -35,11 +35,13 @@ def test_the_demo_tells_the_whole_story(prefix: tuple[str, ...], tmp_path: Path)
         "lab-vm-1$ cnm network create -d overlay multihost",
         "lab-vm-2$ cnm container create container_node2 --publish-service svc2.multihost",
         "lab-vm-2$ cnm service ls",
+        ": eth1@",
         "lab-vm-2$ cnm container exec container_node2 -- ping -c 1 -W 2 svc1",
         "192.168.33.12.",
         "192.168.33.11.4789: VXLAN, vni ",
         "dst 192.168.33.12 ",
         "lab-vm-1$ nft flush ruleset",
+        "lab-vm-1$ cnm container exec container_node1 -- ping -c 1 -W 2 192.168.33.12",
         "flowchart TB",
     ):
         assert shown in done.stdout

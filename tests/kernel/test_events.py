@@ -75,6 +75,7 @@ def test_a_script_goes_on_where_another_process_has_stopped(lab: Lab) -> None:
         with host.controller(resident="off") as each:
             far = each.ensure_network("far", "overlay")
             far.create_endpoint(f"on-{host.name}").join(each.create_sandbox("c1"))
+    way_out = f"gateway_{cnm.sandbox('c1').id[:12]}"  # that of the other host is its own affair
     run(two, "container", "rm", "c1", "--keep-services")
     lines = [
         json.loads(line) for line in run(one, "events", "--json", "--since", cursor, "--until-idle", "1").splitlines()
@@ -83,6 +84,7 @@ def test_a_script_goes_on_where_another_process_has_stopped(lab: Lab) -> None:
     assert {
         ("network", "near", None), ("network", "far", None), ("sandbox", "c1", one.name),
         ("endpoint", f"on-{one.name}", one.name), ("endpoint", f"on-{two.name}", None),
+        ("network", "cnm_gwbridge", None), ("endpoint", way_out, one.name),
     } == told  # fmt: skip
     assert "" == run(one, "events", "--json", "--since", lines[-1]["cursor"], "--until-idle", "0.2")
     with cnm.events(cursor, timeout=0.5) as events:
