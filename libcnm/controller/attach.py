@@ -18,6 +18,7 @@ from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.desired import Plug
 from libcnm.controller.repository import Repository, Stored, drop, optimistic, outcome_unknown, put, retrying
+from libcnm.controller.requests import UNNAMED, Request, ended
 from libcnm.errors import CnmError, Forbidden, InUse, Invalid
 from libcnm.kv.base import Transaction
 from libcnm.model import keys
@@ -67,22 +68,18 @@ def join(
     deadline: Deadline,
     *,
     priority: int = 0,
-    request_id: str = "",
+    request: Request = UNNAMED,
 ) -> Joined:
     """Attach an endpoint to a sandbox of this host; returns when names and peers know of it."""
     if not isinstance(priority, int) or abs(priority) > 1_000_000:
         raise Invalid("priority", priority, "is not an integer of at most a million")
     driver = context.driver(network)
     with context.doors.locks.acquire_all(_locks(driver, network, endpoint, sandbox.id), deadline=deadline):
-        if request_id:
-            known = context.endpoint(network.scope, network.id, endpoint.id, deadline, name=endpoint.name).record
-            if known.attachment is not None and known.attachment.request_id == request_id:
-                return Joined(known, tuple(context.plugs(sandbox.id, deadline)))
         work = optimistic(
             deadline,
             f"joining endpoint {endpoint.name!r}",
             lambda careful: _prepare(
-                context, driver, network, endpoint, sandbox, priority, request_id, deadline, careful=careful
+                context, driver, network, endpoint, sandbox, priority, request, deadline, careful=careful
             ),
         )
         if network.scope == "local":
@@ -101,7 +98,7 @@ def join(
         try:
             _make_known(context, network, record, deadline)
         except CnmError:
-            _take_back(context, driver, network, record)  # attached, but without names: not what was asked for
+            _take_back(context, driver, network, record, request)  # attached, but without names: not what was asked for
             raise
     return Joined(record, (*work.others, attrs.evolve(work.plug, endpoint=record)))
 
@@ -125,7 +122,7 @@ def _prepare(
     endpoint: EndpointRecord,
     sandbox: SandboxRecord,
     priority: int,
-    request_id: str,
+    request: Request,
     deadline: Deadline,
     *,
     careful: bool,
@@ -154,11 +151,11 @@ def _prepare(
         vtep=context.facts(driver).vtep if network.scope == "global" else None,
         ports=port_claims.choose(context, driver, stored_network.record, stored.record, deadline),
         operation=operation,
-        request_id=request_id,
+        request_id=request.id,
         boot_id=context.doors.kernel.boot_id,
     )
     record = attrs.evolve(stored.record, attachment=attachment)
-    intent = _intent(context, "join", network, endpoint.id, attachment)
+    intent = _intent(context, "join", network, endpoint.id, attachment, request)
     here = stored_sandbox.same + context.begin(intent) + ledger_line(network, record)
     here += port_claims.claim(context, record, attachment.ports, deadline)
     if presence is not None:
@@ -230,7 +227,9 @@ def _interface(driver: Driver, network: NetworkRecord, others: Iterable[Plug]) -
     return next(name for name in (f"{prefix}{number}" for number in range(len(used) + 1)) if name not in used)
 
 
-def _intent(context: Context, verb: str, network: NetworkRecord, endpoint_id: str, attachment: Attachment) -> Intent:
+def _intent(
+    context: Context, verb: str, network: NetworkRecord, endpoint_id: str, attachment: Attachment, request: Request
+) -> Intent:
     return Intent(
         operation=attachment.operation,
         verb=verb,
@@ -242,6 +241,7 @@ def _intent(context: Context, verb: str, network: NetworkRecord, endpoint_id: st
         attachment=attachment,
         started=round(context.doors.clock.wall(), 3),
         boot_id=context.doors.kernel.boot_id,
+        request=request.note,
     )
 
 
@@ -277,7 +277,7 @@ def _difference(context: Context, work: _Join, deadline: Deadline) -> tuple[list
 def _commit(context: Context, work: _Join, deadline: Deadline) -> EndpointRecord:
     place = work.plug.place
     ready = attrs.evolve(work.endpoint, attachment=attrs.evolve(place, state="ready", operation=""))
-    cleared = drop(keys.intent(place.operation))
+    cleared = ended(context, place.operation, "join", deadline)
     if work.presence is not None:
         cleared += put(keys.presence(work.presence.network_id), attrs.evolve(work.presence, ready=True))
     theirs = work.stored.replace(ready)
@@ -306,11 +306,12 @@ def _undo(context: Context, work: _Join, *, made: bool) -> None:
         context.log.warning("join of endpoint %s could not be undone yet: %s", work.endpoint.id[:12], error)
 
 
-def _take_back(context: Context, driver: Driver, network: NetworkRecord, record: EndpointRecord) -> None:
+def _take_back(
+    context: Context, driver: Driver, network: NetworkRecord, record: EndpointRecord, request: Request
+) -> None:
     deadline = context.doors.clock.deadline(context.settings.timeout)
-    operation = context.new_operation()
     try:
-        leaving = _withdraw(context, network, record, operation, deadline)
+        leaving = _withdraw(context, network, record, deadline, request.taken_back)
         finish_leave(context, driver, network, leaving, deadline)
     except CnmError as error:
         context.log.warning("join of endpoint %s could not be undone yet: %s", record.id[:12], error)
@@ -319,7 +320,9 @@ def _take_back(context: Context, driver: Driver, network: NetworkRecord, record:
 # -- leave -----------------------------------------------------------------------------------------------------------
 
 
-def leave(context: Context, network: NetworkRecord, endpoint: EndpointRecord, deadline: Deadline) -> list[Plug]:
+def leave(
+    context: Context, network: NetworkRecord, endpoint: EndpointRecord, deadline: Deadline, request: Request = UNNAMED
+) -> list[Plug]:
     """Detach an endpoint from its sandbox on this host; returns what that has left. Addresses and name stay its own."""
     place = endpoint.attachment
     if place is None:
@@ -333,11 +336,10 @@ def leave(context: Context, network: NetworkRecord, endpoint: EndpointRecord, de
         )
     driver = context.driver(network)
     with context.doors.locks.acquire_all(_locks(driver, network, endpoint, place.sandbox_id), deadline=deadline):
-        operation = context.new_operation()
         record = retrying(
             deadline,
             f"leaving endpoint {endpoint.name!r}",
-            lambda: _withdraw(context, network, endpoint, operation, deadline),
+            lambda: _withdraw(context, network, endpoint, deadline, request),
         )
         remaining = finish_leave(context, driver, network, record, deadline)
     try:
@@ -365,7 +367,7 @@ def _changed(network: NetworkRecord, record: EndpointRecord) -> tuple[str, ...]:
 
 
 def _withdraw(
-    context: Context, network: NetworkRecord, endpoint: EndpointRecord, operation: str, deadline: Deadline
+    context: Context, network: NetworkRecord, endpoint: EndpointRecord, deadline: Deadline, request: Request
 ) -> EndpointRecord:
     """Record that the endpoint is leaving: from now on no name and no peer row leads to it."""
     repository = context.repository(network.scope)
@@ -375,13 +377,14 @@ def _withdraw(
         place = _own_place(context, endpoint.attachment or place, endpoint.id, deadline)
     if place is None or place.host != context.host_name:
         raise Forbidden(f"endpoint {endpoint.name!r} is attached to no sandbox of this host")
+    operation = context.new_operation()
     leaving = attrs.evolve(place, state="leaving", operation=operation)
     record = attrs.evolve(stored.record, attachment=leaving)
-    intent = _intent(context, "leave", network, endpoint.id, leaving)
+    first = context.begin(_intent(context, "leave", network, endpoint.id, leaving, request)) + request.first()
     if repository is context.local:
-        context.local.commit(context.begin(intent) + stored.replace(record), deadline, durable=False)
+        context.local.commit(first + stored.replace(record), deadline, durable=False)
     else:
-        here = context.begin(intent) + ledger_line(network, record)
+        here = first + ledger_line(network, record)
         context.local.commit(here, deadline, durable=False)
         try:
             repository.commit(stored.replace(record), deadline)
@@ -395,11 +398,8 @@ def _withdraw(
 
 def _own_place(context: Context, place: Attachment, endpoint_id: str, deadline: Deadline) -> Attachment | None:
     """The attachment as this host made it: what namespace and interface to take away is no other host's to say."""
-    for line in context.local.ledger(place.sandbox_id, deadline):
-        known = line.record.endpoint
-        if known is not None and known.id == endpoint_id:
-            return known.attachment
-    return None
+    known = (line.record.endpoint for line in context.local.ledger(place.sandbox_id, deadline))
+    return next((one.attachment for one in known if one is not None and one.id == endpoint_id), None)
 
 
 def finish_leave(
@@ -489,7 +489,7 @@ def withdrawn(
     """This host's side of an attachment that is no more."""
     place = record.attachment
     assert place is not None, "it was attached"
-    here = drop(keys.intent(operation), _ledger(network, record))
+    here = ended(context, operation, "leave", deadline) + drop(_ledger(network, record))
     here += port_claims.release(context, record, place.ports, deadline)
     driver = context.driver(network)
     if driver.capabilities.presence == "attached" and not _others_here(context, network, record, deadline):

@@ -1,23 +1,27 @@
-"""What surrounds every verb: its deadline, its request id, and the check that the controller is still open."""
+"""What surrounds every verb: its deadline, its request, and the check that the controller is still open."""
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Final, Protocol
 from weakref import WeakSet
 
 import attrs
 
+from libcnm.controller import requests
 from libcnm.controller.context import Context
-from libcnm.controller.repository import put
-from libcnm.errors import Forbidden, Invalid, NotFound
-from libcnm.model import keys
+from libcnm.controller.recovery import recover
+from libcnm.controller.requests import Request
+from libcnm.errors import CnmError, Forbidden, Invalid
+from libcnm.model import limits
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_name
-from libcnm.model.records import RequestResult
+
+_PAUSE_SECONDS: Final = 0.01
+_PAUSE_SECONDS_MAX: Final = 0.25
 
 
 @attrs.frozen
@@ -27,25 +31,47 @@ class Call:
     context: Context
     deadline: Deadline
     request_id: str | None = None
+    number: int = 0
 
-    @contextmanager
-    def gone_is_done(self) -> Iterator[None]:
-        """For verbs that take something away: asked again with the same request id, "not found" means "done".
-
-        The request is noted before the verb begins. If it is known already, an earlier attempt may have done the work.
+    def request(self, verb: str, subject: str, *bound: object) -> AbstractContextManager[Request]:
+        """The verb's request, from the moment it begins until it has ended. ``subject`` names its object for people;
+        ``bound`` are the object's id and the arguments: what makes it the same request.
         """
         if self.request_id is None:
-            yield
-            return
-        known = self.context.local.request(self.request_id, self.deadline) is not None
-        if not known:
-            note = RequestResult("gone", "", "", round(self.context.doors.clock.wall(), 3))
-            self.context.local.commit(put(keys.request(self.request_id), note), self.deadline, durable=False)
+            return nullcontext(requests.UNNAMED)
+        return self._request(self.request_id, verb, subject, bound)
+
+    @contextmanager
+    def _request(self, request_id: str, verb: str, subject: str, bound: object) -> Iterator[Request]:
+        """Under the lock of its id, so that of two who ask at once one does it and the other finds it done."""
+        context, deadline = self.context, self.deadline
+        note = requests.draft(context, request_id, verb, subject, bound)
+        with context.doors.locks.acquire(f"request-{request_id}", deadline=deadline):
+            if self.number % limits.REQUEST_NOTES_UNCOUNTED == 0:
+                self._forget_old()
+            self._settle(request_id)
+            yield Request(note, requests.earlier(context, note, deadline))
+
+    def _settle(self, request_id: str) -> None:
+        """We hold the lock, so an attempt that is half-done is a dead one's. Its own locks may be busy for a while."""
+        clock, pause = self.context.doors.clock, _PAUSE_SECONDS
+        while self._half_done(request_id):
+            recover(self.context, self.deadline)
+            if not self._half_done(request_id):
+                return
+            self.deadline.check(f"settling an earlier attempt of request {request_id!r}")
+            clock.pause(min(pause, self.deadline.remaining()))
+            pause = min(2 * pause, _PAUSE_SECONDS_MAX)
+
+    def _half_done(self, request_id: str) -> bool:
+        notes = (stored.record.request for stored in self.context.local.intents(self.deadline))
+        return any(note is not None and note.id == request_id for note in notes)
+
+    def _forget_old(self) -> None:
         try:
-            yield
-        except (NotFound, Forbidden):
-            if not known:
-                raise
+            requests.forget_old(self.context, self.deadline, counted_only=True)
+        except CnmError as error:  # no reason not to do the verb
+            self.context.log.warning("old requests are not forgotten yet: %s", error)
 
 
 class Held(Protocol):
@@ -61,6 +87,7 @@ class Calls:
     def __init__(self, context: Context) -> None:
         self.context = context
         self._open = True
+        self._requests = itertools.count()
         self._holding = threading.Lock()
         self._held: WeakSet[Held] = WeakSet()
 
@@ -76,10 +103,12 @@ class Calls:
             raise Forbidden("this controller is closed", hint="open another")
         if timeout is not None and (not isinstance(timeout, int | float) or not 0 < timeout <= 3600):
             raise Invalid("timeout", timeout, "is not a number of seconds between 0 and 3600")
-        if request_id is not None:
-            check_name(request_id, "request_id")
         budget = self.context.settings.timeout if timeout is None else float(timeout)
-        yield Call(self.context, self.context.doors.clock.deadline(budget), request_id)
+        deadline = self.context.doors.clock.deadline(budget)
+        if request_id is None:
+            yield Call(self.context, deadline)
+            return
+        yield Call(self.context, deadline, check_name(request_id, "request_id"), next(self._requests))
 
     def hold(self, one: Held) -> None:
         """Have it closed with the controller, at the latest; Forbidden (and closed at once) if that has happened."""
@@ -98,10 +127,3 @@ class Calls:
         for one in held:
             one.close()
         return was_open
-
-
-def object_id(context: Context, kind: str, request_id: str | None) -> str:
-    """A new object's id; with a request id it follows from that, so that a repeated request meets its own object."""
-    if request_id is None:
-        return context.doors.entropy.new_id()
-    return hashlib.sha256(f"{kind}\0{context.installation.id}\0{request_id}".encode()).hexdigest()

@@ -48,6 +48,11 @@ class Controller:
     (``"thread"``, for tests), or followed but not served (``"inline"``), or neither (``"off"``). ``guardian``: a
     process id; the resident process ends when that process does, whatever is still attached (labs, tests).
 
+    ``request_id`` of any verb: asked for again with the same id, it gives the same result and does nothing twice, also
+    when the first attempt was killed. An id belongs to one verb, one object and one set of arguments; with anything
+    else it is AlreadyExists (kind ``request``). What was done and has been undone since stays undone (NotFound,
+    Forbidden). It is remembered for a day, and for as many requests as :data:`libcnm.model.limits.REQUEST_NOTES`.
+
     Opening settles what an earlier process left half-done. Raises Invalid, Unavailable, Corrupt, NotSupported.
     """
 
@@ -134,11 +139,14 @@ class Controller:
         DriverError, KernelError. libnetwork: NewNetwork.
         """
         spec = NetworkSpec.checked(name, driver, subnets, ipam_driver, internal, options, labels)
-        with self._calls.verb(timeout, request_id) as call:
+        with (
+            self._calls.verb(timeout, request_id) as call,
+            call.request("create_network", f"network {name!r}", spec) as request,
+        ):
             record = after_recovery(
                 call.context,
                 call.deadline,
-                lambda: network_verbs.create_network(call.context, spec, call.deadline, call.request_id),
+                lambda: network_verbs.create_network(call.context, spec, call.deadline, request),
             )
         return Network(self._calls, record)
 
@@ -244,8 +252,11 @@ class Controller:
             extra_hosts=extra_hosts,
             labels=labels,
         )
-        with self._calls.verb(timeout, request_id) as call:
-            record = sandbox_verbs.create_sandbox(call.context, spec, call.deadline, call.request_id)
+        with (
+            self._calls.verb(timeout, request_id) as call,
+            call.request("create_sandbox", f"sandbox of container {container_id!r}", spec) as request,
+        ):
+            record = sandbox_verbs.create_sandbox(call.context, spec, call.deadline, request)
         return Sandbox(self._calls, record)
 
     def sandbox(self, ref: str, *, timeout: float | None = None) -> Sandbox:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from libcnm.controller import membership
 from libcnm.controller.handles import SandboxHandle, own_record
 from libcnm.controller.recovery import after_recovery
-from libcnm.errors import Forbidden
+from libcnm.controller.requests import attached_before
+from libcnm.errors import Forbidden, NotFound
 from libcnm.model.addresses import IPInterface
 from libcnm.model.ports import Port
 from libcnm.model.records import EndpointRecord, NetworkRecord
@@ -126,7 +128,13 @@ class Endpoint:
         AlreadyExists (a port is taken), NotFound, KernelError. Whatever fails leaves nothing behind. libnetwork: Join.
         """
         record = own_record(sandbox, self._calls)
-        with self._calls.verb(timeout, request_id) as call:
+        with (
+            self._calls.verb(timeout, request_id) as call,
+            call.request("join", self._subject, self.id, record.id, priority) as request,
+        ):
+            if request.is_done:
+                self._record = attached_before(call.context, self._network, self._record, request, call.deadline)
+                return self
             self._record = after_recovery(
                 call.context,
                 call.deadline,
@@ -137,7 +145,7 @@ class Endpoint:
                     record,
                     call.deadline,
                     priority=priority,
-                    request_id=call.request_id or "",
+                    request=request,
                 ),
             )
         return self
@@ -150,14 +158,21 @@ class Endpoint:
         Raises Forbidden (in no sandbox; in another one), InUse (in a sandbox of another host), NotFound. libnetwork:
         Leave.
         """
-        with self._calls.verb(timeout, request_id) as call, call.gone_is_done():
+        with (
+            self._calls.verb(timeout, request_id) as call,
+            call.request("leave", self._subject, self.id, "" if sandbox is None else sandbox.id) as request,
+        ):
+            if request.is_done:
+                with suppress(NotFound):  # deleted since, perhaps
+                    self._record = self._read(call)
+                return
             self._record = self._read(call)
             place = self._record.attachment
             if sandbox is not None and place is not None and place.sandbox_id != sandbox.id:
                 raise Forbidden(
                     f"endpoint {self.name!r} is in sandbox {place.container_id!r}, not in {sandbox.container_id!r}"
                 )
-            membership.leave(call.context, self._network, self._record, call.deadline)
+            membership.leave(call.context, self._network, self._record, call.deadline, request)
             self._record = self._read(call)
 
     def inspect(self, *, timeout: float | None = None) -> dict[str, object]:
@@ -177,5 +192,20 @@ class Endpoint:
 
         libnetwork: Endpoint.Delete.
         """
-        with self._calls.verb(timeout, request_id) as call, call.gone_is_done():
-            membership.delete_endpoint(call.context, self._network, self._record, call.deadline, force=force)
+        with (
+            self._calls.verb(timeout, request_id) as call,
+            call.request("delete_endpoint", self._subject, self.id, force) as request,
+        ):
+            if request.is_done:
+                return
+            after_recovery(
+                call.context,
+                call.deadline,
+                lambda: membership.delete_endpoint(
+                    call.context, self._network, self._record, call.deadline, force=force, request=request
+                ),
+            )
+
+    @property
+    def _subject(self) -> str:
+        return f"endpoint {self.name!r} of network {self._network.name!r}"

@@ -14,10 +14,10 @@ import attrs
 
 from libcnm.contracts.driver import Driver
 from libcnm.contracts.ipam import AddressGrant, AddressRequest, IpamDriver
-from libcnm.controller import attach, port_claims
-from libcnm.controller.calls import object_id
+from libcnm.controller import attach, port_claims, requests
 from libcnm.controller.context import Context
 from libcnm.controller.repository import Repository, Stored, create, drop, retrying
+from libcnm.controller.requests import UNNAMED, Request
 from libcnm.errors import AlreadyExists, Exhausted, Forbidden, InUse, Invalid, NotFound
 from libcnm.kv.base import Transaction
 from libcnm.model import keys, limits
@@ -77,14 +77,19 @@ class EndpointSpec:
 
 
 def create_endpoint(
-    context: Context, network: NetworkRecord, spec: EndpointSpec, deadline: Deadline, request_id: str | None = None
+    context: Context, network: NetworkRecord, spec: EndpointSpec, deadline: Deadline, request: Request = UNNAMED
 ) -> EndpointRecord:
     """Create an endpoint; the record as committed."""
     driver = context.driver(network)
     repository = context.repository(network.scope)
+    known = requests.made_before(
+        context, request, "endpoint", lambda one: repository.endpoint(network.id, one, deadline), deadline
+    )
+    if known is not None:
+        return known
     _check(driver, network, spec)
     draft = EndpointRecord(
-        id=object_id(context, "endpoint", request_id),
+        id=request.object_id(context),
         name=spec.name,
         network_id=network.id,
         aliases=spec.aliases,
@@ -100,9 +105,6 @@ def create_endpoint(
     attempts = itertools.count()
 
     def attempt() -> EndpointRecord:
-        known = repository.endpoint(network.id, draft.id, deadline) if request_id is not None else None
-        if known is not None:
-            return known.record
         # Optimistic: the network and the claims are compared anyway; only who lost looks why.
         number = next(attempts)
         stored = _open_network(repository, network, deadline, remembered=number == 0)
@@ -129,7 +131,8 @@ def create_endpoint(
             claims += create(keys.mac(network.id, mac), NameClaim(record.id, record.operation))
         claims += create(keys.endpoint(network.id, record.id), record)
         # A way out does not outlive the boot: it need not survive a power failure.
-        repository.commit(claims, deadline, durable=not record.gateway_of)
+        durable = not record.gateway_of
+        requests.commit(context, repository, claims, request, deadline, result=record.id, durable=durable)
         return record
 
     return retrying(deadline, f"creating endpoint {spec.name!r}", attempt)
@@ -243,12 +246,21 @@ def _mac_from_id(endpoint_id: str) -> str:
 
 
 def delete_endpoint(
-    context: Context, network: NetworkRecord, endpoint: EndpointRecord, deadline: Deadline, *, force: bool = False
+    context: Context,
+    network: NetworkRecord,
+    endpoint: EndpointRecord,
+    deadline: Deadline,
+    *,
+    force: bool = False,
+    request: Request = UNNAMED,
 ) -> None:
     """Delete an endpoint; attached, it is InUse unless ``force``, which detaches it first (on its own host only)."""
     repository = context.repository(network.scope)
     stored = repository.endpoint(network.id, endpoint.id, deadline)
     if stored is None:
+        if request.earlier is not None:  # begun and not heard of again: so it was done
+            context.local.commit(request.done(), deadline, durable=False)
+            return
         raise NotFound("endpoint", endpoint.id[:12], name=endpoint.name)
     if stored.record.attachment is not None:
         _refuse_attached(context, stored.record, force)
@@ -257,7 +269,7 @@ def delete_endpoint(
         retrying(
             deadline,
             f"deleting endpoint {endpoint.name!r}",
-            lambda: _forget(context, repository, network, endpoint, deadline),
+            lambda: _forget(context, repository, network, endpoint, request, deadline),
         )
 
 
@@ -276,7 +288,12 @@ def _refuse_attached(context: Context, record: EndpointRecord, force: bool) -> N
 
 
 def _forget(
-    context: Context, repository: Repository, network: NetworkRecord, endpoint: EndpointRecord, deadline: Deadline
+    context: Context,
+    repository: Repository,
+    network: NetworkRecord,
+    endpoint: EndpointRecord,
+    request: Request,
+    deadline: Deadline,
 ) -> None:
     stored = repository.endpoint(network.id, endpoint.id, deadline)
     if stored is None:
@@ -292,4 +309,4 @@ def _forget(
         own = [interface.ip for interface in record.addresses if interface.ip in pool.subnet]
         if own:
             gone += ipam.release_addresses(repository.store, pool, own, record.id, deadline=deadline)
-    repository.commit(gone, deadline)
+    requests.commit(context, repository, gone, request, deadline)

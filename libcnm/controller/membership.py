@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 from libcnm.controller import attach, endpoints, networks, way_out
 from libcnm.controller.context import Context
+from libcnm.controller.requests import UNNAMED, Request
 from libcnm.errors import CnmError, Forbidden, InUse
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import short
@@ -25,7 +26,7 @@ def join(
     deadline: Deadline,
     *,
     priority: int = 0,
-    request_id: str = "",
+    request: Request = UNNAMED,
 ) -> EndpointRecord:
     """Attach an endpoint, and give its sandbox the way out that it needs from now on; or neither."""
     if _is_way_out(network, endpoint):
@@ -38,39 +39,47 @@ def join(
                 # It waits for the resident with the sandbox's lock held. Whoever recovers, above all that resident,
                 # must see that somebody is at it, and not wait for that lock to do what is about to be done here.
                 held.enter_context(way_out.turn(context, sandbox.id, deadline))
-            joined = attach.join(
-                context, network, endpoint, sandbox, deadline, priority=priority, request_id=request_id
-            )
+            joined = attach.join(context, network, endpoint, sandbox, deadline, priority=priority, request=request)
             if not way_out.is_settled(joined.plugs):
                 if not first:
                     held.enter_context(way_out.turn(context, sandbox.id, deadline))
                 way_out.settle_held(context, sandbox.id, deadline)
     except CnmError:
         if joined is not None:
-            _take_back(context, network, joined.record, sandbox.id)
+            _take_back(context, network, joined.record, sandbox.id, request)
         raise
     return joined.record
 
 
-def _take_back(context: Context, network: NetworkRecord, record: EndpointRecord, sandbox_id: str) -> None:
+def _take_back(
+    context: Context, network: NetworkRecord, record: EndpointRecord, sandbox_id: str, request: Request
+) -> None:
     deadline = context.doors.clock.deadline(context.settings.timeout)
     try:
-        attach.leave(context, network, record, deadline)
+        attach.leave(context, network, record, deadline, request.taken_back)
     except CnmError as error:
         context.log.warning("join of endpoint %s could not be undone yet: %s", record.id[:12], error)
     _settle(context, [sandbox_id], deadline)
 
 
-def leave(context: Context, network: NetworkRecord, endpoint: EndpointRecord, deadline: Deadline) -> None:
+def leave(
+    context: Context, network: NetworkRecord, endpoint: EndpointRecord, deadline: Deadline, request: Request = UNNAMED
+) -> None:
     """Detach an endpoint; its sandbox keeps, gets or loses its way out as it needs one."""
     _refuse_way_out(network, endpoint)
     left = [endpoint.attachment.sandbox_id] if endpoint.attachment is not None else []
-    if not way_out.is_settled(attach.leave(context, network, endpoint, deadline)):
+    if not way_out.is_settled(attach.leave(context, network, endpoint, deadline, request)):
         _settle(context, left, deadline)
 
 
 def delete_endpoint(
-    context: Context, network: NetworkRecord, endpoint: EndpointRecord, deadline: Deadline, *, force: bool = False
+    context: Context,
+    network: NetworkRecord,
+    endpoint: EndpointRecord,
+    deadline: Deadline,
+    *,
+    force: bool = False,
+    request: Request = UNNAMED,
 ) -> None:
     """Delete an endpoint, and what only it needed. See :func:`libcnm.controller.endpoints.delete_endpoint`."""
     left: list[str] = []
@@ -80,12 +89,14 @@ def delete_endpoint(
             _refuse_way_out(network, stored.record)
             left = _sandboxes(context, [stored.record])
     try:
-        endpoints.delete_endpoint(context, network, endpoint, deadline, force=force)
+        endpoints.delete_endpoint(context, network, endpoint, deadline, force=force, request=request)
     finally:
         _settle(context, left, deadline)
 
 
-def delete_network(context: Context, record: NetworkRecord, deadline: Deadline, *, force: bool = False) -> None:
+def delete_network(
+    context: Context, record: NetworkRecord, deadline: Deadline, *, force: bool = False, request: Request = UNNAMED
+) -> None:
     """Delete a network, and what only its endpoints needed. See :func:`libcnm.controller.networks.delete_network`."""
     left: list[str] = []
     if force or record.name in way_out.NETWORKS.values():
@@ -95,7 +106,7 @@ def delete_network(context: Context, record: NetworkRecord, deadline: Deadline, 
             raise InUse("network", record.name, holders, hint="it goes with the last container that needs it")
         left = _sandboxes(context, inside) if force else []
     try:
-        networks.delete_network(context, record, deadline, force=force)
+        networks.delete_network(context, record, deadline, force=force, request=request)
     finally:
         _settle(context, left, deadline)
 

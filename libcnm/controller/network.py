@@ -9,6 +9,7 @@ from libcnm.controller import endpoints as endpoint_verbs
 from libcnm.controller import membership
 from libcnm.controller.endpoint import Endpoint
 from libcnm.controller.endpoints import EndpointSpec
+from libcnm.controller.recovery import after_recovery
 from libcnm.controller.repository import find
 from libcnm.errors import Ambiguous
 from libcnm.model.addresses import IPAddress, IPNetwork
@@ -107,8 +108,11 @@ class Network:
         ``MAC``), Exhausted, NotFound, Forbidden (the network is being deleted). libnetwork: CreateEndpoint.
         """
         spec = EndpointSpec.checked(name, aliases, ports, address, mac, options, labels)
-        with self._calls.verb(timeout, request_id) as call:
-            record = endpoint_verbs.create_endpoint(call.context, self._record, spec, call.deadline, call.request_id)
+        with (
+            self._calls.verb(timeout, request_id) as call,
+            call.request("create_endpoint", f"endpoint {name!r} of network {self.name!r}", self.id, spec) as request,
+        ):
+            record = endpoint_verbs.create_endpoint(call.context, self._record, spec, call.deadline, request)
         return Endpoint(self._calls, self._record, record)
 
     def endpoint(self, ref: str, *, timeout: float | None = None) -> Endpoint:
@@ -142,9 +146,18 @@ class Network:
 
         Raises InUse (every holder with its host, and what to do), NotFound. libnetwork: Network.Delete.
         """
-        with self._calls.verb(timeout, request_id) as call, call.gone_is_done():
+        with (
+            self._calls.verb(timeout, request_id) as call,
+            call.request("delete_network", f"network {self.name!r}", self.id, force) as request,
+        ):
+            if request.is_done:
+                return
             record = call.context.network(self.scope, self.id, call.deadline, name=self.name).record
-            membership.delete_network(call.context, record, call.deadline, force=force)
+            after_recovery(
+                call.context,
+                call.deadline,
+                lambda: membership.delete_network(call.context, record, call.deadline, force=force, request=request),
+            )
 
 
 def _id(record: EndpointRecord) -> str:

@@ -14,10 +14,10 @@ import attrs
 from libcnm.contracts.driver import Driver, NetworkView
 from libcnm.contracts.ipam import Avoid, IpamDriver, PoolRequest
 from libcnm.controller import endpoints, host_state
-from libcnm.controller.calls import object_id
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.repository import Repository, Stored, create, drop, outcome_unknown, retrying
+from libcnm.controller.requests import UNNAMED, Request, apart, ended, made_before
 from libcnm.errors import AlreadyExists, CnmError, Corrupt, Exhausted, Forbidden, InUse, Invalid, NotFound
 from libcnm.kv.base import Absent, Put, Transaction
 from libcnm.model import keys, limits, options
@@ -74,28 +74,41 @@ class NetworkSpec:
 
 
 def create_network(
-    context: Context, spec: NetworkSpec, deadline: Deadline, request_id: str | None = None
+    context: Context, spec: NetworkSpec, deadline: Deadline, request: Request = UNNAMED
 ) -> NetworkRecord:
     """Create a network; the record as committed."""
     driver = context.registry.driver(spec.driver)
     scope = driver.capabilities.scope
-    draft = _draft(context, spec, driver, request_id)
+    draft = _draft(context, spec, driver, request)
     driver.check_network(context.facts(driver), draft)
     repository = context.repository(scope)
     ipam = context.ipam(spec.ipam_driver, scope)
-    if driver.capabilities.presence == "attached":
-        known = repository.network(draft.id, deadline) if request_id is not None else None
-        if known is not None:
-            return known.record
-        return _claim(context, repository, driver, ipam, spec, attrs.evolve(draft, state="ready"), deadline)
+    known = made_before(context, request, "network", lambda one: repository.network(one, deadline), deadline)
+    if known is not None:
+        return known
+    with apart(context, repository, request, draft.id, deadline):
+        if driver.capabilities.presence == "attached":
+            ready = attrs.evolve(draft, state="ready")
+            return _claim(context, repository, driver, ipam, spec, ready, request, deadline)
+        return _make(context, repository, driver, ipam, spec, draft, request, deadline)
+
+
+def _make(
+    context: Context,
+    repository: Repository,
+    driver: Driver,
+    ipam: IpamDriver,
+    spec: NetworkSpec,
+    draft: NetworkRecord,
+    request: Request,
+    deadline: Deadline,
+) -> NetworkRecord:
+    """A network that is here as long as it exists."""
     names = ((host_state.lock_name(driver), False), (draft.id, False))
     with context.doors.locks.acquire_all(names, deadline=deadline):
-        known = repository.network(draft.id, deadline) if request_id is not None else None
-        if known is not None and known.record.state == "ready":
-            return known.record
         # Everything that is there already is there on purpose: only what this network adds is the verb's business.
         before = host_state.base(context, driver, deadline)
-        record = _claim(context, repository, driver, ipam, spec, draft, deadline)
+        record = _claim(context, repository, driver, ipam, spec, draft, request, deadline)
         made: tuple[Change, ...] = ()
         try:
             host_state.remember_settings(context, driver, f"network {record.name}", deadline)
@@ -106,20 +119,20 @@ def create_network(
             changes = delta(before, after)
             context.engine.apply(changes, deadline=deadline)
             made = changes
-            return _publish(repository, record, deadline)
+            return _publish(context, repository, record, deadline)
         except CnmError:
             context.engine.undo(made)
             _abandon(context, repository, record)
             raise
 
 
-def _draft(context: Context, spec: NetworkSpec, driver: Driver, request_id: str | None) -> NetworkRecord:
+def _draft(context: Context, spec: NetworkSpec, driver: Driver, request: Request) -> NetworkRecord:
     if not driver.capabilities.addresses and spec.subnets:
         raise Invalid(
             "subnets", [str(subnet.pool) for subnet in spec.subnets], f"mean nothing to driver {spec.driver!r}"
         )
     return NetworkRecord(
-        id=object_id(context, "network", request_id),
+        id=request.object_id(context),
         name=spec.name,
         driver=spec.driver,
         scope=driver.capabilities.scope,
@@ -141,6 +154,7 @@ def _claim(
     ipam: IpamDriver,
     spec: NetworkSpec,
     draft: NetworkRecord,
+    request: Request,
     deadline: Deadline,
 ) -> NetworkRecord:
     """The transaction that makes the name, pools and VNI this network's, and its record preparing (or ready)."""
@@ -166,7 +180,9 @@ def _claim(
         if driver.capabilities.singleton:
             claims += create(keys.singleton(driver.name), NameClaim(record.id, record.operation))
         if record.state == "preparing":
-            claims += context.begin(_intent(context, "create_network", record))
+            claims += context.begin(_intent(context, "create_network", record, request, record.id))
+        elif repository is context.local:
+            claims += request.done(record.id)
         repository.commit(claims, deadline, durable=record.state == "ready")
         return record
 
@@ -223,7 +239,7 @@ def _claim_vni(repository: Repository, record: NetworkRecord, deadline: Deadline
     raise Exhausted("VXLAN network identifier")
 
 
-def _intent(context: Context, verb: str, record: NetworkRecord) -> Intent:
+def _intent(context: Context, verb: str, record: NetworkRecord, request: Request, result: str = "") -> Intent:
     return Intent(
         operation=record.operation,
         verb=verb,
@@ -232,17 +248,18 @@ def _intent(context: Context, verb: str, record: NetworkRecord) -> Intent:
         network_id=record.id,
         started=round(context.doors.clock.wall(), 3),
         boot_id=context.doors.kernel.boot_id,
+        request=None if request.note is None else attrs.evolve(request.note, result=result),
     )
 
 
-def _publish(repository: Repository, record: NetworkRecord, deadline: Deadline) -> NetworkRecord:
+def _publish(context: Context, repository: Repository, record: NetworkRecord, deadline: Deadline) -> NetworkRecord:
     ready = attrs.evolve(record, state="ready", operation="")
     stored = repository.network(record.id, deadline)
     if stored is None or stored.record.operation != record.operation:
         raise NotFound(
             "network", record.id[:12], name=record.name, hint="it was taken for half-done and removed meanwhile"
         )
-    repository.commit(stored.replace(ready) + drop(keys.intent(record.operation)), deadline)
+    repository.commit(stored.replace(ready) + ended(context, record.operation, "create_network", deadline), deadline)
     return ready
 
 
@@ -259,7 +276,9 @@ def _abandon(context: Context, repository: Repository, record: NetworkRecord) ->
 # -- delete ----------------------------------------------------------------------------------------------------------
 
 
-def delete_network(context: Context, record: NetworkRecord, deadline: Deadline, *, force: bool = False) -> None:
+def delete_network(
+    context: Context, record: NetworkRecord, deadline: Deadline, *, force: bool = False, request: Request = UNNAMED
+) -> None:
     """Delete a network: mark it, make sure that nothing is in it, take it away, free its claims.
 
     With ``force``, its endpoints are detached and deleted first; one that is attached on another host still refuses.
@@ -275,7 +294,7 @@ def delete_network(context: Context, record: NetworkRecord, deadline: Deadline, 
         ((host_state.lock_name(driver), False), (record.id, False)), deadline=deadline
     ):
         operation = context.new_operation()
-        marked = _mark(context, repository, record, operation, deadline)
+        marked = _mark(context, repository, record, operation, request, deadline)
         _refuse_endpoints(context, repository, marked, deadline)
         finish_delete(context, driver, repository, marked.record, operation, deadline)
 
@@ -295,7 +314,12 @@ def _refuse_attached_elsewhere(
 
 
 def _mark(
-    context: Context, repository: Repository, record: NetworkRecord, operation: str, deadline: Deadline
+    context: Context,
+    repository: Repository,
+    record: NetworkRecord,
+    operation: str,
+    request: Request,
+    deadline: Deadline,
 ) -> Stored[NetworkRecord]:
     """The mark that keeps endpoints from appearing. A dead holder's mark is taken over; it is ours while we hold
     the lock.
@@ -311,7 +335,7 @@ def _mark(
         marked = attrs.evolve(
             stored.record, state="deleting", operation=operation, mark=Mark(operation, context.host_name)
         )
-        intent = context.begin(_intent(context, "delete_network", marked))
+        intent = context.begin(_intent(context, "delete_network", marked, request))
         if repository is context.local:
             repository.commit(stored.replace(marked) + intent, deadline, durable=False)
         else:
@@ -393,11 +417,12 @@ def forget(context: Context, repository: Repository, record: NetworkRecord, oper
                 gone += drop(keys.vni(record.vni))
             if driver.capabilities.singleton:
                 gone += drop(keys.singleton(driver.name))
+        here = ended(context, operation, "delete_network", deadline) + drop(keys.presence(record.id))
         if repository is context.local:
-            repository.commit(gone + drop(keys.intent(operation), keys.presence(record.id)), deadline)
+            repository.commit(gone + here, deadline)
         else:
             if stored is not None:
                 repository.commit(gone, deadline)
-            context.local.commit(drop(keys.intent(operation), keys.presence(record.id)), deadline, durable=False)
+            context.local.commit(here, deadline, durable=False)
 
     retrying(deadline, f"deleting network {record.name!r}", attempt)

@@ -15,7 +15,7 @@ from typing import Literal
 
 import attrs
 
-from libcnm.controller import desired, host_state, sandbox_files, sandboxes, way_out
+from libcnm.controller import desired, host_state, requests, sandbox_files, sandboxes, way_out
 from libcnm.controller.context import Context
 from libcnm.controller.delta import changes_in_place, delta
 from libcnm.controller.sandbox_files import SandboxFile
@@ -106,6 +106,7 @@ def heal(context: Context, deadline: Deadline) -> list[Difference]:
         healed.extend(gone)
     if whole:
         _forget_absences(context, deadline)
+    requests.forget_old(context, deadline)
     context.doors.locks.sweep()
     for row in healed:
         log.warning("healed: %s", row)

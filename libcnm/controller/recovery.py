@@ -19,8 +19,8 @@ from libcnm.controller import attach, host_state, networks, sandboxes, way_out
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.repository import Stored, drop
-from libcnm.errors import AlreadyExists, CnmError, Conflict, Exhausted, InUse
-from libcnm.kv.base import Transaction
+from libcnm.controller.requests import ended
+from libcnm.errors import AlreadyExists, CnmError, Conflict, Exhausted, Forbidden, InUse
 from libcnm.model import keys
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import short
@@ -48,7 +48,7 @@ def after_recovery(context: Context, deadline: Deadline, verb: Callable[[], Resu
     """
     try:
         return verb()
-    except (AlreadyExists, InUse, Exhausted):
+    except (AlreadyExists, InUse, Exhausted, Forbidden):
         if not recover(context, deadline):
             raise
     return verb()
@@ -152,7 +152,8 @@ def _finish_delete_network(context: Context, intent: Intent, deadline: Deadline)
     repository = context.repository(intent.scope)
     stored = repository.network(intent.network_id, deadline)
     if stored is None:
-        context.local.commit(drop(keys.intent(intent.operation), keys.presence(intent.network_id)), deadline)
+        gone = ended(context, intent.operation, "delete_network", deadline) + drop(keys.presence(intent.network_id))
+        context.local.commit(gone, deadline)
     elif stored.record.operation != intent.operation:
         context.local.commit(drop(keys.intent(intent.operation)), deadline)
     elif repository.endpoints(intent.network_id, deadline):
@@ -169,7 +170,8 @@ def _undo_attachment(context: Context, intent: Intent, deadline: Deadline) -> No
     stored = repository.endpoint(intent.network_id, intent.endpoint_id, deadline)
     assert intent.attachment is not None, "joins and leaves say what they attach"
     if network is None:
-        context.local.commit(_ledger_and_intent(intent), deadline)
+        ledger = keys.attachment(intent.sandbox_id, intent.scope, intent.network_id, intent.endpoint_id)
+        context.local.commit(ended(context, intent.operation, "leave", deadline) + drop(ledger), deadline)
         return
     place = None if stored is None else stored.record.attachment
     if place is not None and place.operation != intent.operation:
@@ -183,6 +185,8 @@ def _undo_attachment(context: Context, intent: Intent, deadline: Deadline) -> No
             context.local.commit(gone, deadline)
             return
         cleared = drop(keys.intent(intent.operation))
+        if intent.request is not None and intent.request.id == place.request_id:
+            cleared = ended(context, intent.operation, "join", deadline)
         if intent.scope == "global":
             cleared += attach.ledger_line(network.record, stored.record)
         presence = context.local.presence(intent.network_id, deadline)
@@ -194,11 +198,6 @@ def _undo_attachment(context: Context, intent: Intent, deadline: Deadline) -> No
     driver = context.driver(network.record)
     with_place = attrs.evolve(record, attachment=intent.attachment)
     attach.finish_leave(context, driver, network.record, with_place, deadline)
-
-
-def _ledger_and_intent(intent: Intent) -> Transaction:
-    ledger = keys.attachment(intent.sandbox_id, intent.scope, intent.network_id, intent.endpoint_id)
-    return drop(keys.intent(intent.operation), ledger)
 
 
 _VERBS: Final[dict[str, Callable[[Context, Intent, Deadline], None]]] = {

@@ -30,7 +30,7 @@ from libcnm.model.records import (
     NetworkRecord,
     PortClaim,
     Presence,
-    RequestResult,
+    RequestNote,
     SandboxRecord,
     Scope,
 )
@@ -150,9 +150,9 @@ class Repository:
         """Who published a port."""
         return self.read(PortClaim, keys.port(protocol, number), deadline)
 
-    def request(self, request_id: str, deadline: Deadline) -> Stored[RequestResult] | None:
-        """What a request made."""
-        return self.read(RequestResult, keys.request(request_id), deadline)
+    def request(self, request_id: str, deadline: Deadline) -> Stored[RequestNote] | None:
+        """What a request id is used for."""
+        return self.read(RequestNote, keys.request(request_id), deadline)
 
     def holder(self, key: str, deadline: Deadline) -> str | None:
         """Whose a claimed name is."""

@@ -12,6 +12,7 @@ from libcnm.controller import sandbox_files
 from libcnm.controller import sandboxes as sandbox_verbs
 from libcnm.controller.endpoint import Endpoint
 from libcnm.controller.handles import SandboxHandle
+from libcnm.controller.recovery import after_recovery
 from libcnm.controller.sandboxes import SandboxSpec
 from libcnm.errors import CnmError, NotFound
 from libcnm.kernel.base import LinkStatistics
@@ -191,6 +192,19 @@ class Sandbox(SandboxHandle):
 
         Raises NotFound. That its namespace or links are gone already is no error. libnetwork: Sandbox.Delete.
         """
-        with self._calls.verb(timeout, request_id) as call, call.gone_is_done():
+        with (
+            self._calls.verb(timeout, request_id) as call,
+            call.request(
+                "delete_sandbox", f"sandbox of container {self.container_id!r}", self.id, keep_endpoints
+            ) as request,
+        ):
+            if request.is_done:
+                return
             record = call.context.sandbox(self.id, call.deadline, name=self.container_id).record
-            sandbox_verbs.delete_sandbox(call.context, record, call.deadline, keep_endpoints=keep_endpoints)
+            after_recovery(
+                call.context,
+                call.deadline,
+                lambda: sandbox_verbs.delete_sandbox(
+                    call.context, record, call.deadline, keep_endpoints=keep_endpoints, request=request
+                ),
+            )

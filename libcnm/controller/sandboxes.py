@@ -17,10 +17,10 @@ from typing import Any, Final
 import attrs
 
 from libcnm.controller import attach, desired, endpoints, sandbox_files, way_out
-from libcnm.controller.calls import object_id
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.repository import create, drop, retrying
+from libcnm.controller.requests import UNNAMED, Request, made_before
 from libcnm.errors import AlreadyExists, CnmError, Forbidden, Invalid, NotFound
 from libcnm.kernel.resources import Namespace
 from libcnm.model import keys
@@ -94,11 +94,14 @@ def _option(option: str) -> str:
 
 
 def create_sandbox(
-    context: Context, spec: SandboxSpec, deadline: Deadline, request_id: str | None = None
+    context: Context, spec: SandboxSpec, deadline: Deadline, request: Request = UNNAMED
 ) -> SandboxRecord:
     """Create a sandbox; the record as committed."""
     doors = context.doors
-    sandbox_id = object_id(context, "sandbox", request_id)
+    known = made_before(context, request, "sandbox", lambda one: context.local.sandbox(one, deadline), deadline)
+    if known is not None:
+        return known
+    sandbox_id = request.object_id(context)
     if spec.netns is not None:
         _refuse_in_use(context, spec.netns, deadline)
     draft = SandboxRecord(
@@ -117,14 +120,11 @@ def create_sandbox(
         created=round(doors.clock.wall(), 3),
     )
     with doors.locks.acquire(short(sandbox_id), deadline=deadline):
-        known = context.local.sandbox(sandbox_id, deadline) if request_id is not None else None
-        if known is not None:
-            return known.record
         _refuse_taken(context, draft, deadline)
         try:
             sandbox_files.create(context, draft)
             context.engine.apply(delta((), desired.sandbox_base(draft)), deadline=deadline)
-            record = _commit(context, draft, deadline)
+            record = _commit(context, draft, request, deadline)
         except CnmError:
             _abandon(context, draft)
             raise
@@ -161,12 +161,13 @@ def _refuse_taken(context: Context, draft: SandboxRecord, deadline: Deadline) ->
         raise AlreadyExists("sandbox of container", draft.container_id, holder=f"sandbox {short(holder)}")
 
 
-def _commit(context: Context, draft: SandboxRecord, deadline: Deadline) -> SandboxRecord:
+def _commit(context: Context, draft: SandboxRecord, request: Request, deadline: Deadline) -> SandboxRecord:
     """The sandbox exists from here on; until here its pin, whose name is under lock, was all there was of it."""
     identity = context.doors.kernel.namespace(draft.namespace) if draft.namespace else None
     if identity is not None:
         draft = attrs.evolve(draft, device=identity.device, inode=identity.inode)
     claims = create(keys.container(draft.container_id), NameClaim(draft.id)) + create(keys.sandbox(draft.id), draft)
+    claims += request.done(draft.id)
     attempts = itertools.count()
 
     def attempt() -> SandboxRecord:
@@ -191,7 +192,12 @@ def _abandon(context: Context, draft: SandboxRecord) -> None:
 
 
 def delete_sandbox(
-    context: Context, record: SandboxRecord, deadline: Deadline, *, keep_endpoints: bool = False
+    context: Context,
+    record: SandboxRecord,
+    deadline: Deadline,
+    *,
+    keep_endpoints: bool = False,
+    request: Request = UNNAMED,
 ) -> None:
     """Detach all its endpoints (and delete them, unless told to keep them), then remove the sandbox.
 
@@ -227,13 +233,13 @@ def delete_sandbox(
             raise Forbidden(
                 f"an endpoint joined sandbox {record.container_id!r} while it was being deleted", hint="try again"
             )
-        finish_delete(context, stored.record, deadline)
+        finish_delete(context, stored.record, deadline, request)
     context.announce(f"sandbox {short(record.id)} is deleted", deadline, parked=True)
 
 
-def finish_delete(context: Context, record: SandboxRecord, deadline: Deadline) -> None:
+def finish_delete(context: Context, record: SandboxRecord, deadline: Deadline, request: Request = UNNAMED) -> None:
     """End a sandbox, or undo its creation; its lock is held. What a crash leaves is a pin without a record."""
-    gone = drop(keys.sandbox(record.id))
+    gone = drop(keys.sandbox(record.id)) + request.done()
     if context.local.holder(keys.container(record.container_id), deadline) == record.id:
         gone += drop(keys.container(record.container_id))
     context.local.commit(gone, deadline, durable=False)

@@ -33,7 +33,7 @@ from libcnm.model.records import (
     NetworkRecord,
     PortClaim,
     Presence,
-    RequestResult,
+    RequestNote,
     SandboxRecord,
     Scope,
 )
@@ -237,6 +237,8 @@ def _intent(record: Intent) -> None:
         _attachment(record.attachment)
     _seconds("started", record.started)
     _boot(record.boot_id)
+    if record.request is not None:
+        _request_note(record.request)
 
 
 def _presence(record: Presence) -> None:
@@ -299,10 +301,16 @@ def _host_setting(record: HostSetting) -> None:
     _boot(record.boot_id)
 
 
-def _request_result(record: RequestResult) -> None:
-    for field in ("verb", "result", "fingerprint"):
-        _text(field, getattr(record, field))
+def _request_note(record: RequestNote) -> None:
+    check_name(record.id, "request_id")
+    if not _is_verb(record.verb):
+        raise Invalid("verb", record.verb, "is not the name of a verb")
+    _text("subject", record.subject)
+    _id("digest", record.digest)
+    if record.result:
+        _id("result", record.result)
     _seconds("at", record.at)
+    _boot(record.boot_id)
 
 
 def _host_claim(record: HostClaim) -> None:
@@ -374,7 +382,7 @@ _CHECKS: Final[Mapping[type, Callable[[Any], None]]] = {
     PortClaim: _port_claim,
     Installation: _installation,
     HostSetting: _host_setting,
-    RequestResult: _request_result,
+    RequestNote: _request_note,
     HostClaim: _host_claim,
     NameClaim: _name_claim,
     LedgerLine: _ledger_line,
@@ -389,6 +397,7 @@ _KEYS: Final[Mapping[type, Callable[[Any], str]]] = {
     Installation: lambda _: keys.INSTALLATION,
     HostSetting: lambda record: keys.host_setting(record.key),
     HostClaim: lambda record: keys.host(record.name),
+    RequestNote: lambda record: keys.request(record.id),
 }
 """Where records lie that say so themselves."""
 

@@ -9,6 +9,7 @@ ATTACHMENTS = "attached/"
 NETWORKS = "network/"
 SANDBOXES = "sandbox/"
 INTENTS = "intent/"
+REQUESTS = "request/"
 PRESENCES = "presence/"
 HOST_SETTINGS = "host-setting/"
 ENDPOINTS = "endpoint/"
@@ -86,8 +87,8 @@ def host_setting(key: str) -> str:
 
 
 def request(request_id: str) -> str:
-    """What a request made."""
-    return f"request/{request_id}"
+    """What a request id is used for."""
+    return f"{REQUESTS}{request_id}"
 
 
 def attachments(sandbox_id: str) -> str:

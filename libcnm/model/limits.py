@@ -63,6 +63,15 @@ VNI_MAX: Final = 2**24 - 1
 VERB_SECONDS: Final = 10.0
 """Default budget of a verb."""
 
+# -- request ids -----------------------------------------------------------------------------------------------------
+REQUEST_NOTES: Final = 4096
+"""Notes that are kept, the newest: more than an installation can write within one verb's budget (an attach takes some
+3 ms), after which whoever asks again asks for the second time; in all less than 2 MB."""
+REQUEST_NOTES_UNCOUNTED: Final = 256
+"""How many a process writes before it counts them again: listing them takes as long as a few verbs."""
+REQUEST_SECONDS: Final = 86_400.0
+"""A day: whoever repeats a request later than that has forgotten what it was about, and may find its id free."""
+
 # -- names service -----------------------------------------------------------------------------------------------------
 DNS_UDP_BYTES: Final = 1232
 """DNS Flag Day 2020."""

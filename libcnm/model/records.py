@@ -119,8 +119,30 @@ class SandboxRecord:
 
 
 @attrs.frozen
+class RequestNote:
+    """What a ``request_id`` is used for: ``digest`` is that of the verb, its object and its arguments, and ``subject``
+    names the object for people. ``result`` is the id of what the verb made.
+
+    In the host's own store. Of an object of the cluster it is written before (``begun``: nobody knows yet whether it
+    was done) and after. ``boot_id`` is empty unless the result ends with the boot, and the note with it.
+    """
+
+    id: str
+    verb: str
+    subject: str
+    digest: str
+    result: str = ""
+    state: Literal["begun", "done"] = "begun"
+    at: float = 0.0
+    boot_id: str = ""
+
+
+@attrs.frozen
 class Intent:
-    """A verb that has begun on this host. Half-done exactly when the locks in ``locks`` can be taken."""
+    """A verb that has begun on this host. Half-done exactly when the locks in ``locks`` can be taken.
+
+    Whoever brings it to its end, the verb or recovery, writes the note of its ``request`` with that.
+    """
 
     operation: str
     verb: str
@@ -132,6 +154,7 @@ class Intent:
     attachment: Attachment | None = None
     started: float = 0.0
     boot_id: str = ""
+    request: RequestNote | None = None
 
 
 @attrs.frozen
@@ -193,16 +216,6 @@ class HostSetting:
     key: str
     before: str
     boot_id: str = ""
-
-
-@attrs.frozen
-class RequestResult:
-    """What a verb with a ``request_id`` made, so that the same request has the same result."""
-
-    verb: str
-    result: str
-    fingerprint: str
-    at: float = 0.0
 
 
 @attrs.frozen

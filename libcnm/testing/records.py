@@ -34,7 +34,7 @@ from libcnm.model.records import (
     NetworkRecord,
     PortClaim,
     Presence,
-    RequestResult,
+    RequestNote,
     SandboxRecord,
 )
 
@@ -228,18 +228,22 @@ _FIELDS: dict[str, Callable[[], SearchStrategy[Any]]] = {
     "labels": labels, "options": labels,
     "created": _intervals, "started": _intervals, "at": _intervals,
     "mark": lambda: st.none() | _record(Mark), "attachment": lambda: st.none() | _record(Attachment),
+    "digest": ids, "request": lambda: st.none() | _record(RequestNote),
 }  # fmt: skip
 _SPECIAL: dict[tuple[type, str], Callable[[], SearchStrategy[Any]]] = {
     (Intent, "operation"): _operation_ids,
     (Intent, "verb"): lambda: st.from_regex(r"[a-z_]{1,32}", fullmatch=True),
     (HostSetting, "key"): lambda: _SETTINGS,
+    (RequestNote, "id"): names,
+    (RequestNote, "verb"): lambda: st.from_regex(r"[a-z_]{1,32}", fullmatch=True),
+    (RequestNote, "result"): lambda: _or_empty(ids()),
     (LedgerLine, "network"): st.none,  # that of a local endpoint; one of the cluster holds records that fit its key
     (LedgerLine, "endpoint"): st.none,
     (HostClaim, "vtep"): lambda: _or_empty(unicast().map(str)),
 }
 KINDS: tuple[type[attrs.AttrsInstance], ...] = (
     NetworkRecord, EndpointRecord, SandboxRecord, Attachment, Intent, Presence, NameClaim, PortClaim, Installation,
-    LedgerLine, HostSetting, RequestResult, HostClaim, Mark,
+    LedgerLine, HostSetting, RequestNote, HostClaim, Mark,
 )  # fmt: skip
 
 

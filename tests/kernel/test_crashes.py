@@ -168,6 +168,38 @@ def test_two_processes_want_one_name(
     assert ["already-exists"] == [one["code"] for one in endings if not one["done"]]
 
 
+@pytest.mark.parametrize("verb", ["create_network", "create_sandbox", "join", "leave"])
+def test_two_processes_ask_for_one_thing(
+    verb: str, open_controller: Callable[..., RealController], installation: dict[str, Any]
+) -> None:
+    """With one request id, at once: it is done once, and both say that it was."""
+    cnm = open_controller(resident="off")
+    prepare(cnm, verb)
+    order = {"installation": installation, "verb": verb, "wait": True, "request": "r1"}
+    assert [True, True] == [one["done"] for one in _released([start(order), start(order)])]
+    assert [] == [str(row) for row in cnm.doctor()]
+
+
+@pytest.mark.parametrize("verb", ["create_network", "join", "leave"])
+def test_a_killed_request_is_done_by_its_retry(
+    verb: str, open_controller: Callable[..., RealController], installation: dict[str, Any], stride: int
+) -> None:
+    """kill -9 at every third effect: whoever asks with the same id has it done, and twice is once."""
+    points = points_of(open_controller, installation, verb)
+    for number in range(0, len(points), 3 * stride):
+        where = f"{verb} killed at {number} ({points[number]})"
+        cnm = open_controller(resident="off")
+        prepare(cnm, verb)
+        cnm.close()
+        request = {"installation": installation, "verb": verb, "request": f"r{number}"}
+        worker = start({**request, "stop_at": number})
+        worker.communicate(timeout=60)
+        assert -signal.SIGKILL == worker.returncode, where
+        for _ in range(2):
+            assert ended(start(request))["done"], where
+        clear(settled(open_controller, where))
+
+
 def test_processes_race_for_the_last_address(
     open_controller: Callable[..., RealController], installation: dict[str, Any]
 ) -> None:

@@ -64,24 +64,24 @@ def doors(paths: Paths, effects: Effects) -> Doors:
     return Doors(LinuxKernel(paths.run_dir, on_effect=effects), store, real.locks, Files(effects))
 
 
-def act(cnm: Controller, verb: str, argument: str) -> Any:
+def act(cnm: Controller, verb: str, argument: str, request: str | None) -> Any:
     """The verbs by name."""
     if verb == "create_network":
-        return cnm.create_network("net", subnets=["10.88.0.0/24"])
+        return cnm.create_network("net", subnets=["10.88.0.0/24"], request_id=request)
     if verb == "delete_network":
-        return cnm.network("net").delete()
+        return cnm.network("net").delete(request_id=request)
     if verb == "create_sandbox":
-        return cnm.create_sandbox("c1")
+        return cnm.create_sandbox("c1", request_id=request)
     if verb == "delete_sandbox":
-        return cnm.sandbox("c1").delete()
+        return cnm.sandbox("c1").delete(request_id=request)
     if verb == "create_endpoint":
-        return cnm.network("net").create_endpoint(argument or "web")
+        return cnm.network("net").create_endpoint(argument or "web", request_id=request)
     if verb == "delete_endpoint":
-        return cnm.network("net").endpoint(argument or "web").delete(force=True)
+        return cnm.network("net").endpoint(argument or "web").delete(force=True, request_id=request)
     if verb == "join":
-        return cnm.network("net").endpoint("web").join(cnm.sandbox("c1"))
+        return cnm.network("net").endpoint("web").join(cnm.sandbox("c1"), request_id=request)
     assert verb == "leave", verb
-    return cnm.network("net").endpoint("web").leave()
+    return cnm.network("net").endpoint("web").leave(request_id=request)
 
 
 def main() -> None:
@@ -99,7 +99,7 @@ def main() -> None:
     effects.counting = True
     ending: dict[str, object] = {"done": True}
     try:
-        act(cnm, order["verb"], order.get("argument", ""))
+        act(cnm, order["verb"], order.get("argument", ""), order.get("request"))
     except CnmError as error:
         ending = {"done": False, "code": error.code, "message": str(error)}
     effects.counting = False

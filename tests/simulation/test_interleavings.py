@@ -23,7 +23,7 @@ from libcnm.testing.world import FakeWorld, follow, half_done
 
 SEEDS = range(24)
 PATIENCE = 30.0  # seconds; a schedule takes milliseconds
-RESIDUE = ("installation", "run-dir", "lineage", "host/", "pools/", "vni-hint")
+RESIDUE = ("installation", "run-dir", "lineage", "host/", "pools/", "vni-hint", "request/")
 
 
 class Baton:
@@ -103,10 +103,10 @@ class Race:
     two: Controller
 
 
-def start(seed: int, world: FakeWorld, driver: str) -> Race:
-    """Overlay networks are raced for by two hosts, bridge networks by two processes of one host."""
+def start(seed: int, world: FakeWorld) -> Race:
+    """Two hosts race, or two processes of the only one."""
     baton = Baton(seed)
-    names = ("one", "two") if driver == "overlay" else ("one", "one")
+    names = [*world.hosts, *world.hosts][:2]
     opened = []
     for name in names:
         host = world.host(name)
@@ -152,14 +152,19 @@ def kinds(results: list[object]) -> list[type]:
 Prepare = Callable[[Race], tuple[Callable[[], object], Callable[[], object]]]
 
 
-def races(driver: str, prepare: Prepare, allowed: set[tuple[type, type]]) -> Counter[tuple[type, type]]:
-    """How often each pair of endings came, over all seeds; each must be allowed, and every check must hold."""
+def races(
+    driver: str, prepare: Prepare, allowed: set[tuple[type, type]], *, one_host: bool = False
+) -> Counter[tuple[type, type]]:
+    """How often each pair of endings came, over all seeds; each must be allowed, and every check must hold.
+
+    Overlay networks are raced for by two hosts, unless ``one_host``, bridge networks by two processes of one host.
+    """
     seen: Counter[tuple[type, type]] = Counter()
     switches = 0
     for seed in SEEDS:
-        with FakeWorld(("one", "two") if driver == "overlay" else ("one",), seed=seed) as world:
+        with FakeWorld(("one", "two") if driver == "overlay" and not one_host else ("one",), seed=seed) as world:
             before = {name: host.kernel.snapshot() for name, host in world.hosts.items()}
-            race = start(seed, world, driver)
+            race = start(seed, world)
             one, two = prepare(race)
             first, second = kinds(race.baton.race(one, two))
             assert (first, second) in allowed, f"seed {seed}: {first.__name__} and {second.__name__}"
@@ -346,6 +351,51 @@ def test_two_deletions() -> None:
         return race.one.network("net").delete, race.two.network("net").delete
 
     races("bridge", prepare, mirrored(object, NotFound))
+
+
+@DRIVERS
+@pytest.mark.parametrize("verb", ["create_network", "create_endpoint", "join", "leave", "delete_network"])
+def test_one_request(driver: str, verb: str) -> None:
+    """Two processes ask for the same thing with one request id: it is done once, and both are told so."""
+
+    def prepare(race: Race) -> tuple[Callable[[], object], Callable[[], object]]:
+        if verb != "create_network":
+            race.one.create_network("net", driver)
+        if verb in ("join", "leave"):
+            race.one.create_sandbox("c1")
+            race.one.network("net").create_endpoint("a")
+        if verb == "leave":
+            _ask(race.one, driver, "join", "r0")()
+        return _ask(race.one, driver, verb, "r1"), _ask(race.two, driver, verb, "r1")
+
+    races(driver, prepare, {(object, object)}, one_host=True)
+
+
+@DRIVERS
+def test_one_request_id_for_two_things(driver: str) -> None:
+    """Whoever is first has the id; the other is told what it was used for, whatever it wanted."""
+
+    def prepare(race: Race) -> tuple[Callable[[], object], Callable[[], object]]:
+        race.one.create_network("other", driver)
+        theirs = race.two.network("other")
+        return _ask(race.one, driver, "create_network", "r1"), lambda: theirs.create_endpoint("a", request_id="r1")
+
+    assert 2 == len(races(driver, prepare, mirrored(object, AlreadyExists), one_host=True))
+
+
+def _ask(cnm: Controller, driver: str, verb: str, request: str) -> Callable[[], object]:
+    """The verb on live objects that are found now."""
+    if verb == "create_network":
+        return lambda: cnm.create_network("net", driver, request_id=request)
+    network = cnm.network("net")
+    if verb == "delete_network":
+        return lambda: network.delete(request_id=request)
+    if verb == "create_endpoint":
+        return lambda: network.create_endpoint("a", request_id=request)
+    endpoint, sandbox = network.endpoint("a"), cnm.sandbox("c1")
+    if verb == "join":
+        return lambda: endpoint.join(sandbox, request_id=request)
+    return lambda: endpoint.leave(request_id=request)
 
 
 # -- ways out: overlay networks, and two processes of one host -------------------------------------------------------

@@ -251,5 +251,5 @@ def test_the_same_request_gives_the_same_network_and_sandbox(cnm: Controller, dr
     """However often it is repeated."""
     made = [cnm.create_network("net", driver, request_id="r1") for _ in range(3)]
     assert 1 == len({one.id for one in made})
-    boxes = [cnm.create_sandbox("c1", request_id="r1") for _ in range(3)]
+    boxes = [cnm.create_sandbox("c1", request_id="r2") for _ in range(3)]
     assert 1 == len({one.id for one in boxes})

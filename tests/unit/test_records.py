@@ -30,7 +30,7 @@ from libcnm.model.records import (
     NetworkRecord,
     PortClaim,
     Presence,
-    RequestResult,
+    RequestNote,
     SandboxRecord,
 )
 from libcnm.testing.records import KINDS, key_of
@@ -57,12 +57,13 @@ SANDBOX = SandboxRecord(
     BOX, "c1", BOX[:12], "boot-1", 4, 4026531840, None, "web", "example", ("192.0.2.53",), ("example.org",),
     ("ndots:2",), {"db": "192.0.2.7"}, {"a": "b"}, 1.5,
 )  # fmt: skip
-INTENT = Intent(OPERATION, "join", "global", (NET, END, "driver-overlay"), NET, END, BOX, PLACE, 1.5, "boot-1")
+NOTE = RequestNote("r1", "join", "endpoint 'web' of network 'blue'", "d" * 64, BOX, "done", 1.5, "boot-1")
+INTENT = Intent(OPERATION, "join", "global", (NET, END, "driver-overlay"), NET, END, BOX, PLACE, 1.5, "boot-1", NOTE)
 GOOD: dict[str, Any] = {
     "network": NETWORK, "endpoint": ENDPOINT, "sandbox": SANDBOX, "attachment": PLACE, "intent": INTENT,
     "presence": Presence(NET, 3, boot_id="boot-1"), "ports": PortClaim({"127.0.0.1": END, "::": END}),
     "installation": Installation(NET, "two", 1.5), "setting": HostSetting("net/ipv4/ip_forward", "0", "boot-1"),
-    "request": RequestResult("gone", "", "", 1.5), "host": HostClaim("two", NET, "192.0.2.12"),
+    "request": NOTE, "host": HostClaim("two", NET, "192.0.2.12"),
     "mark": Mark(OPERATION, "two"), "claim": NameClaim(END, OPERATION),
 }  # fmt: skip
 
@@ -125,6 +126,7 @@ BAD: dict[str, dict[str, tuple[object, ...]]] = {
         "operation": ("", "x", "../x"), "verb": ("", "join\n", "../x", "J"), "locks": (["../x"], ["x"] * 9),
         "network_id": ("x",), "endpoint_id": ("x",), "sandbox_id": ("x",), "started": NO_SECONDS, "boot_id": PATHS,
         "attachment": ({**json.loads(encode(PLACE)), "interface": "lo"},),
+        "request": ({**json.loads(encode(NOTE)), "id": "a/b"},),
     },
     "presence": {"network_id": NO_IDS, "epoch": (-1, 2**31), "boot_id": PATHS},
     "ports": {"holders": ({"127.0.0.1": "x"}, {"a b": END}, {"../": END})},
@@ -133,7 +135,10 @@ BAD: dict[str, dict[str, tuple[object, ...]]] = {
         "key": ("", "net", "/net/x", "net/../x", "net//x", "net/x\n", "net/" + "x" * 300),
         "before": ("a\0", "x" * 5000), "boot_id": PATHS,
     },
-    "request": {"verb": ("a\nb",), "result": ("a\nb", "x" * 5000), "fingerprint": ("a\nb",), "at": NO_SECONDS},
+    "request": {
+        "id": NO_NAMES, "verb": ("", "a\nb", "J"), "subject": ("a\nb", "x" * 5000), "digest": NO_IDS, "result": ("x",),
+        "state": ("gone",), "at": NO_SECONDS, "boot_id": PATHS,
+    },
     "host": {"name": NO_NAMES, "installation": NO_IDS, "vtep": ("x", *NO_UNICAST)},
     "mark": {"operation": ("x",), "host": NO_NAMES},
     "claim": {"holder": ("a\nb", "x" * 5000), "operation": ("a\nb",)},
