@@ -127,7 +127,11 @@ class Driver(ABC):
         return ()
 
     def peer(self, host: HostFacts, network: NetworkView, endpoint: EndpointRecord) -> Iterable[Resource]:
-        """What must be there, while the network is present here, for an endpoint attached on another host."""
+        """What must be there, while the network is present here, for an endpoint attached on another host.
+
+        A forwarding or neighbour row in the network's own namespace that is neither one of these nor of
+        :meth:`network` led to an endpoint that has gone: it is removed.
+        """
         return ()
 
     # -- facts that the controller needs

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final, Literal, ParamSpec, TypeVar
 
 import attrs
@@ -22,6 +23,7 @@ from libcnm.contracts.driver import NetworkView
 from libcnm.controller import zones
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
+from libcnm.controller.peer_rows import FOUND, Rows, rows_there
 from libcnm.controller.repository import Repository
 from libcnm.dns.view import SandboxView
 from libcnm.dns.zone import NetworkZone
@@ -32,7 +34,7 @@ from libcnm.model.checks import check_driver_scope, check_member, check_scope
 from libcnm.model.codec import decode
 from libcnm.model.deadline import Deadline
 from libcnm.model.records import EndpointRecord, LedgerLine, NetworkRecord, Presence, SandboxRecord, Scope
-from libcnm.model.resource import Identity, Resource
+from libcnm.model.resource import Resource
 
 log = logging.getLogger("libcnm.follower")
 
@@ -75,36 +77,6 @@ class _Scope:
     pending: dict[str, None] = attrs.field(factory=dict)
 
 
-@attrs.define
-class _Rows:
-    """A network's peer rows as programmed, by endpoint, since its namespace was made for the ``epoch``-th time.
-
-    Two endpoints may name one address: for an instant, one going and one coming, or because a host lies. The one with
-    the higher id has the row then, as in reconcile, which reads them in that order: the two must not take turns.
-    """
-
-    epoch: int
-    of: dict[str, tuple[Resource, ...]] = attrs.field(factory=dict)
-    _named: dict[Identity, dict[str, Resource]] = attrs.field(factory=dict)
-
-    def put(self, endpoint_id: str, rows: tuple[Resource, ...]) -> None:
-        """An endpoint's rows from now on."""
-        for one in self.of.pop(endpoint_id, ()):
-            named = self._named.get(one.identity, {})
-            named.pop(endpoint_id, None)
-            if not named:
-                self._named.pop(one.identity, None)
-        if rows:
-            self.of[endpoint_id] = rows
-        for one in rows:
-            self._named.setdefault(one.identity, {})[endpoint_id] = one
-
-    def at(self, identities: Iterable[Identity]) -> list[Resource]:
-        """Those of the rows that there are."""
-        found = (self._named.get(identity) for identity in identities)
-        return [named[max(named)] for named in found if named]
-
-
 class Follower:
     """The replica, the zones, and the peers programmed so far."""
 
@@ -117,11 +89,12 @@ class Follower:
         self.sandboxes: dict[str, SandboxRecord] = {}
         self.presences: dict[str, Presence] = {}
         self._zones: dict[NetworkKey, NetworkZone] = {}
-        self._peers: dict[NetworkKey, _Rows] = {}
+        self._peers: dict[NetworkKey, Rows] = {}
         self._refused: Counter[EndpointKey] = Counter()
         self._stale_views: set[str] = set()
         self._stale_names: set[EndpointKey] = set()
         self._stale_peers: dict[NetworkKey, set[str]] = {}
+        self._whole: AbstractSet[Scope] = frozenset()
         self._shown: set[str] = set()
         self._ledger: dict[str, set[EndpointKey]] = {}
         self._holders: dict[EndpointKey, set[str]] = {}
@@ -137,11 +110,16 @@ class Follower:
         most. A cluster store that does not answer is logged and tried again at the next call.
         """
         self._refresh_scope("local", deadline)
-        self.settle(deadline)
+        self._settle_whole({"local"}, deadline)
         if self._context.doors.cluster is not None:
             share = Deadline.after(min(deadline.remaining(), deadline.budget / 2), deadline.now)
-            self._attempt(("cluster store",), self._refresh_scope, "global", share)
-            self.settle(deadline)
+            whole = self._attempt(("cluster store",), self._refresh_scope, "global", share)
+            self._settle_whole({"local", "global"} if whole else {"local"}, deadline)
+
+    def _settle_whole(self, whole: AbstractSet[Scope], deadline: Deadline) -> None:
+        self._whole = whole
+        self.settle(deadline)
+        self._whole = frozenset()
 
     def take_in(self, changed: Iterable[str], deadline: Deadline) -> None:
         """Take in what was committed at these keys of the host's own store, with the networks and sandboxes that they
@@ -423,11 +401,17 @@ class Follower:
             return  # the presence is the local one's: ids are never used twice, but by whoever means harm
         driver = self._context.registry.driver(network.driver)
         check_driver_scope(network, driver.capabilities.scope)
+        facts, view = self._context.facts(driver), NetworkView(network, presence.epoch)
         made = self._peers.get(where)
         if made is None or made.epoch != presence.epoch:
-            made = self._peers[where] = _Rows(presence.epoch)
-            changed.update(self.endpoints.get(where, ()))
-        facts, view = self._context.facts(driver), NetworkView(network, presence.epoch)
+            made = Rows(presence.epoch)
+            made.put(FOUND, rows_there(self._context, driver, facts, view, deadline))
+            self._peers[where] = made
+            changed.update(self.endpoints.get(where, ()), (FOUND,))
+        if FOUND in changed and where[0] not in self._whole:
+            # Whose they are may not have been read yet: what is nobody's is known only when all has been.
+            changed.discard(FOUND)
+            self._stale_peers.setdefault(where, set()).add(FOUND)
         wanted: dict[str, tuple[Resource, ...]] = dict.fromkeys(changed, ())
 
         def ask(record: EndpointRecord) -> None:
@@ -442,7 +426,7 @@ class Follower:
         self._carry_out(where, made, wanted, deadline)
 
     def _carry_out(
-        self, where: NetworkKey, made: _Rows, wanted: dict[str, tuple[Resource, ...]], deadline: Deadline
+        self, where: NetworkKey, made: Rows, wanted: dict[str, tuple[Resource, ...]], deadline: Deadline
     ) -> None:
         if self._attempt(("peer rows of network", where[1][:12]), self._change_rows, made, wanted, deadline):
             return
@@ -461,7 +445,7 @@ class Follower:
             if self._refused[*where, endpoint_id] < _REFUSALS:
                 self._stale_peers.setdefault(where, set()).add(endpoint_id)
 
-    def _change_rows(self, made: _Rows, wanted: dict[str, tuple[Resource, ...]], deadline: Deadline) -> None:
+    def _change_rows(self, made: Rows, wanted: dict[str, tuple[Resource, ...]], deadline: Deadline) -> None:
         known = {endpoint_id: made.of.get(endpoint_id, ()) for endpoint_id in wanted}
         touched = dict.fromkeys(one.identity for rows in (*known.values(), *wanted.values()) for one in rows)
         before = made.at(touched)

@@ -23,10 +23,12 @@ from libcnm.errors import CnmError, Conflict, NotFound
 from libcnm.kernel.firewall import routing_table
 from libcnm.kernel.resources import (
     Bridge,
+    Fdb,
     FirewallElement,
     FirewallTable,
     LoopbackGuard,
     Namespace,
+    Neighbour,
     Route,
     Rule,
     Sysctl,
@@ -291,13 +293,17 @@ def differences(wanted: Iterable[Resource], there: dict[Identity, Observed]) -> 
 def leftovers(
     context: Context, wanted: dict[Identity, Resource], there: dict[Identity, Observed], deadline: Deadline
 ) -> list[Difference]:
-    """What carries our mark in the host's namespace and nobody wants. None are named while a verb is under way."""
+    """What carries our mark in the host's namespace, or leads to a peer from a network's, and nobody wants. None are
+    named while a verb is under way.
+    """
     if context.local.intents(deadline):
         return []
+    networks = {one.name for one in wanted.values() if isinstance(one, Namespace) and not sandboxes.is_pin(one)}
     suspects = [
         one
         for identity, one in there.items()
-        if identity[1] == "" and one.ours and identity not in wanted and not isinstance(one.resource, Sysctl)
+        if identity[1] == "" or (identity[1] in networks and isinstance(one.resource, Fdb | Neighbour))
+        if one.ours and identity not in wanted and not isinstance(one.resource, Sysctl)
         if not sandboxes.in_the_making(context, one.resource)
     ]
     if not suspects:
@@ -327,4 +333,4 @@ def _belongs_to(context: Context, resource: Resource, wanted: Collection[Identit
         return link_identity("", resource.link) in wanted  # on a bridge of ours; one that goes takes it along
     if isinstance(resource, Bridge | Veth):
         return resource.alias.startswith(f"libcnm:{tag}:")
-    return isinstance(resource, Namespace)  # pinned in our own folder
+    return isinstance(resource, Namespace | Fdb | Neighbour)  # pinned in our own folder, and what is in one of these
