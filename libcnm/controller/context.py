@@ -47,14 +47,25 @@ from libcnm.model.resource import Resource
 log = logging.getLogger("libcnm")
 
 
+Attendance = Literal["unneeded", "present", "behind", "absent"]
+"""Whether somebody follows: nobody needs to; it has taken in everything committed before the question; it is there and
+has not; it is not there."""
+
+
 class Link(Protocol):
     """What verbs need of whoever follows this installation's records: the resident, above all."""
+
+    def wake(self, deadline: Deadline) -> None:
+        """Have somebody follow if there is a sandbox to follow for. Waits for nobody to begin, never fails."""
+
+    def attendance(self, deadline: Deadline) -> Attendance:
+        """Whether somebody follows. Starts nobody, never fails."""
 
     def announce(self, deadline: Deadline, *, parked: bool = False) -> None:
         """Records have changed; returns when that has been taken note of. ``parked``: links wait for a sweep."""
 
     def introduce(self, sandbox_id: str) -> None:
-        """A sandbox was made, and somebody will soon :meth:`tell` of it. Never waits, never fails."""
+        """A sandbox was made, and somebody will soon :meth:`tell` of it; wakes. Never waits, never fails."""
 
     def foretell(self, sandbox_id: str, changed: Sequence[str]) -> None:
         """:meth:`tell` will soon tell of these keys: whoever looks at them now, while the kernel is at work, will be
@@ -72,6 +83,12 @@ class Link(Protocol):
 
 class Nobody:
     """Until there is a link."""
+
+    def wake(self, deadline: Deadline) -> None:
+        """Nobody follows."""
+
+    def attendance(self, deadline: Deadline) -> Attendance:
+        return "unneeded"
 
     def announce(self, deadline: Deadline, *, parked: bool = False) -> None:
         """Nobody follows."""

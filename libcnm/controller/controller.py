@@ -47,6 +47,8 @@ class Controller:
     ``resident``: names are served by a detached process of this installation (``"process"``), by a thread of this one
     (``"thread"``, for tests), or followed but not served (``"inline"``), or neither (``"off"``). ``guardian``: a
     process id; the resident process ends when that process does, whatever is still attached (labs, tests).
+    A resident process that was killed is started again: by this controller while it is open, and by opening one where
+    there are sandboxes, which does not wait for it.
 
     ``request_id`` of any verb: asked for again with the same id, it gives the same result and does nothing twice, also
     when the first attempt was killed. An id belongs to one verb, one object and one set of arguments; with anything
@@ -89,6 +91,7 @@ class Controller:
             deadline = context.doors.clock.deadline(settings.timeout)
             forget_earlier_boots(context, deadline)
             recover(context, deadline)
+            self._link.wake(deadline)  # who followed for these sandboxes was killed, perhaps
         except BaseException:
             self._doors.close()
             raise
@@ -307,14 +310,21 @@ class Controller:
                 return rehearsal.plan()
 
     def doctor(self, *, timeout: float | None = None) -> list[Difference]:
-        """Every difference between what the records want and what this host has, row by row; changes nothing."""
+        """Every difference between what the records want and what this host has, row by row; changes nothing.
+
+        One row is about the resident: ``missing`` when there is none and sandboxes need it, ``different`` when it does
+        not follow (names and peers are then as they were). Asking it takes 2 s at most.
+        """
         from libcnm.controller.reconcile import doctor
 
         with self._calls.verb(timeout) as call:
             return doctor(call.context, call.deadline)
 
     def heal(self, *, timeout: float | None = None) -> list[Difference]:
-        """Make good what :meth:`doctor` finds, now; returns what was found. The resident does this by itself."""
+        """Make good what :meth:`doctor` finds, now, and start the resident if it is missing; returns what was found.
+
+        All else the resident does by itself.
+        """
         from libcnm.controller.reconcile import heal
 
         with self._calls.verb(timeout) as call:

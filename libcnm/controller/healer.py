@@ -66,6 +66,10 @@ class Healer:
             except CnmError as error:
                 log.warning("following %s: %s", sorted(wanted), error)
 
+    def look(self) -> None:
+        """Look at everything, soon: nobody has listened for a while."""
+        self._alarm.set()
+
     def swept_soon(self) -> None:
         """Links may have been parked: sweep in a moment."""
         self._sweep.set()

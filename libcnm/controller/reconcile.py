@@ -15,7 +15,7 @@ from typing import Literal
 
 import attrs
 
-from libcnm.controller import desired, host_state, requests, sandbox_files, sandboxes, way_out
+from libcnm.controller import desired, host_state, requests, residency, sandbox_files, sandboxes, way_out
 from libcnm.controller.context import Context
 from libcnm.controller.delta import changes_in_place, delta
 from libcnm.controller.sandbox_files import SandboxFile
@@ -71,11 +71,13 @@ class Unit:
 
 def doctor(context: Context, deadline: Deadline) -> list[Difference]:
     """Every difference between what the records want and what this host has; changes nothing."""
+    # First: what the resident takes in before it answers is no difference any more.
+    resident = _resident_rows(residency.missed(context, deadline))
     wanted = {
         identity: r for unit in units(context, deadline)[0] for identity, r in by_identity(unit.resources).items()
     }
     there = observe(context, wanted.values(), deadline)
-    rows = [*differences(wanted.values(), there), *leftovers(context, wanted, there, deadline)]
+    rows = [*resident, *differences(wanted.values(), there), *leftovers(context, wanted, there, deadline)]
     return [*rows, *(_way_out(need, has) for need, has in way_out.unsettled(context, deadline))]
 
 
@@ -84,6 +86,13 @@ def _way_out(need: Resource | None, has: Resource | None) -> Difference:
     problem: Literal["missing", "different", "leftover"]
     problem = "missing" if has is None else "leftover" if need is None else "different"
     return Difference(problem, need, has)
+
+
+def _resident_rows(row: residency.Row | None) -> list[Difference]:
+    if row is None:
+        return []
+    wanted, there = row
+    return [Difference("missing" if there is None else "different", wanted, there)]
 
 
 def heal(context: Context, deadline: Deadline) -> list[Difference]:
@@ -110,6 +119,7 @@ def heal(context: Context, deadline: Deadline) -> list[Difference]:
         _forget_absences(context, deadline)
     requests.forget_old(context, deadline)
     context.doors.locks.sweep()
+    healed.extend(_resident_rows(residency.replaced(context, deadline)))
     for row in healed:
         log.warning("healed: %s", row)
     return healed

@@ -3,7 +3,8 @@
 Elected by a lock file, started by the first controller that needs one, gone shortly after the last sandbox. Verbs run
 in their callers' processes; a caller that has changed something says ``told``, and no name is answered until that is
 taken in, or says ``sync`` and gets its answer when everything committed before is. It keeps nothing that is not in the
-stores: killed, it is replaced by the next.
+stores: killed, it is replaced by the next. One that ends on purpose removes its socket, so a socket at which nobody
+listens says that one was killed.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ class Resident:
         self._follower = Follower(context, self._names)
         self._following = threading.Lock()
         self._stopping = threading.Event()
+        self._stopped = False
+        self._on_purpose = False
         self._needed = context.doors.clock.monotonic()
         self._selector = selectors.EpollSelector()
         self._unread = select.poll()  # for the names' thread alone: readable while a request is not read
@@ -78,19 +81,30 @@ class Resident:
             while not self._stopping.is_set():
                 self._turn()
                 if self._unneeded():
+                    self._on_purpose = True
                     break
         finally:
             self._close(listener, threads)
 
-    def stop(self) -> None:
-        """End :meth:`serve`; from any thread."""
+    def stop(self, *, on_purpose: bool = True) -> None:
+        """End :meth:`serve`; from any thread. Not ``on_purpose``: whoever misses it replaces it."""
+        self._stopped, self._on_purpose = True, on_purpose
         self._stopping.set()
         self._wake()
 
+    def is_needed_again(self) -> bool:
+        """After :meth:`serve`: it has ended for want of a sandbox, and somebody made one at that very moment, and told
+        us when we did not listen any more.
+        """
+        boot_id = self._context.doors.kernel.boot_id
+        found = self._context.local.sandboxes(self._deadline())
+        return not self._stopped and any(one.record.boot_id == boot_id for one in found)
+
     def _close(self, listener: socket.socket, threads: list[threading.Thread]) -> None:
         # The path goes first: whoever finds no socket starts a successor, who waits for our lock.
-        with suppress(FileNotFoundError):
-            os.unlink(self._context.settings.paths.socket)
+        if self._on_purpose:
+            with suppress(FileNotFoundError):
+                os.unlink(self._context.settings.paths.socket)
         self._stopping.set()
         listener.close()
         for connection in list(self._partial):
@@ -127,6 +141,7 @@ class Resident:
         try:
             if stat.S_ISSOCK(os.lstat(path).st_mode):
                 os.unlink(path)  # a dead predecessor's: we hold the lock
+                self.healer.look()  # what went, or left another host, since it died
         except FileNotFoundError:
             pass
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -154,9 +169,9 @@ class Resident:
         try:
             self._guardian = os.pidfd_open(guardian)
         except ProcessLookupError:
-            self._stopping.set()
+            self.stop()
             return
-        self._selector.register(self._guardian, selectors.EVENT_READ, lambda _: self._stopping.set())
+        self._selector.register(self._guardian, selectors.EVENT_READ, lambda _: self.stop())
 
     # -- following ---------------------------------------------------------------------------------------------------
 
@@ -300,7 +315,7 @@ class Resident:
             if operation == "statistics":
                 return {"ok": True, "pid": os.getpid(), "sandboxes": len(self._follower.sandboxes)}
             if operation == "stop":
-                self._stopping.set()
+                self.stop()
                 return {"ok": True}
             return {"ok": False, "code": "invalid", "message": "no such operation"}
         except CnmError as error:

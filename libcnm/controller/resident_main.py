@@ -1,7 +1,8 @@
 """The resident as a process: ``python -m libcnm.controller.resident_main``, configured by one line of JSON on stdin.
 
-It says ``ready`` on stdout once it answers, or ``taken`` when another resident of the installation does. What it has to
-say later is in ``resident.log`` of the run_dir, which only its user can read: names and addresses are nobody else's.
+It holds the lock of whoever started it until it answers, or finds that another resident of the installation does: see
+:mod:`libcnm.controller.resident_start`. What it has to say is in ``resident.log`` of the run_dir, which only its user
+can read: names and addresses are nobody else's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 import signal
 import stat
 import sys
-from contextlib import suppress
 from io import TextIOWrapper
 from typing import Final
 
@@ -93,7 +93,7 @@ def main() -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     try:
-        return _run(settings)
+        return _run(settings, config["starting"])
     except Exception:
         # Whoever started us is told that we ended, and where to look for the reason: here.
         logging.getLogger("libcnm.resident").exception("the resident cannot start")
@@ -107,21 +107,17 @@ def _log_to(path: str) -> logging.Handler:
         return logging.NullHandler()  # names are served all the same
 
 
-def _run(settings: Settings) -> int:
+def _run(settings: Settings, starting: int) -> int:
     doors = open_doors(settings.paths, settings.cluster_store)
     try:
         try:
             # A predecessor that is about to go holds the lock for a moment more.
             election = doors.locks.acquire(LOCK, deadline=doors.clock.deadline(2.0))
         except DeadlineExceeded:
-            _say("taken")
             return 0
         with election:
-            resident = Resident(Context(settings, doors, Registry()))
-            signal.signal(signal.SIGTERM, lambda *_: resident.stop())
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
             try:
-                resident.serve(lambda: _say("ready"))
+                _serve(Context(settings, doors, Registry()), starting)
             except Exception:
                 logging.getLogger("libcnm.resident").exception("the resident ends")
                 return 1
@@ -130,15 +126,22 @@ def _run(settings: Settings) -> int:
     return 0
 
 
-def _say(word: str) -> None:
-    """One word to whoever started us, who may have gone; then let go of its pipes and its folder."""
-    with suppress(BrokenPipeError):
-        os.write(1, word.encode() + b"\n")
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(nowhere, descriptor)
-    if nowhere > 2:
-        os.close(nowhere)
+def _serve(context: Context, starting: int) -> None:
+    def stop(_number: int, _frame: object) -> None:
+        resident.stop(on_purpose=False)  # whoever ends a process knows nothing of names: they live on
+
+    resident = Resident(context)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resident.serve(lambda: _let_go(starting))
+    while resident.is_needed_again():
+        resident = Resident(context)
+        resident.serve()
+
+
+def _let_go(starting: int) -> None:
+    """Of the lock of whoever started us, and of the folder that they did it in."""
+    os.close(starting)
     os.chdir("/")
 
 

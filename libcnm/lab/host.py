@@ -192,14 +192,18 @@ class Host:
                 held.append((pin, None))  # its processes are the lab's all the same
         return tuple(held)
 
-    def close(self) -> None:
-        """Release what this process holds of the host, except its namespaces."""
+    def close_controllers(self) -> None:
+        """From now on nobody misses the host's resident."""
         for controller in self.controllers:
             try:
                 controller.close()
             except CnmError as error:
                 log.debug("closing %r: %s", controller, error)  # its user has closed it before
         self.controllers.clear()
+
+    def close(self) -> None:
+        """Release what this process holds of the host, except its namespaces."""
+        self.close_controllers()
         for child in self._children:
             child.wait()  # killed by now: whoever started it need not know, and no zombie stays
         self._children.clear()

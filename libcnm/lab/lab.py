@@ -205,6 +205,8 @@ class Lab:
             log.warning("the resident at %s does not end; it will be killed", path)
 
     def _end_processes(self) -> None:
+        for host in self.hosts:
+            host.close_controllers()  # a resident that is killed would else be replaced
         try:
             left = processes.end_all(self._territory, SystemClock().deadline(_SURE_SECONDS))
         finally:

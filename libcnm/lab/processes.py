@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import attrs
 
-from libcnm.controller.resident_link import connect
+from libcnm.controller.resident_start import connect
 from libcnm.model.deadline import Deadline
 
 NamespaceKey = tuple[int, int]

@@ -44,6 +44,12 @@ class HeldLock:
             _unlink(self.path)
         os.close(descriptor)
 
+    def hand_on(self) -> None:
+        """Let go of it here alone: a child that has inherited the descriptor holds it, as long as it has that open."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
     def __enter__(self) -> HeldLock:
         return self
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from libcnm.controller.controller import Controller
-from libcnm.controller.resident_link import stop_resident
+from libcnm.controller.resident_start import stop_resident
 
 OpenController = Callable[..., Controller]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from libcnm import Controller, Sandbox
-from libcnm.controller.resident_link import connect
+from libcnm.controller.resident_start import connect
 
 pytestmark = pytest.mark.kernel
 

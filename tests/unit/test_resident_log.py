@@ -116,6 +116,7 @@ def test_why_it_did_not_start_is_in_it(tmp_path: Path) -> None:
         "advertise": None,
         "default_host_ips": [],
         "guardian": None,
+        "starting": 0,
     }
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     done = subprocess.run(
