@@ -26,7 +26,7 @@ class Scene:
     def peers(self) -> set[str]:
         """The addresses and MACs of peers in the kernel of host one."""
         kernel, deadline = self.world.host("one").kernel, self.world.clock.deadline(10.0)
-        [network] = self.one.networks()
+        network = self.one.network("net")
         found = [one.resource for one in kernel.read({f"1-{network.id[:10]}"}, deadline=deadline)]
         return {str(one.address) if isinstance(one, Neighbour) else one.mac for one in found
                 if isinstance(one, Neighbour | Fdb)}  # fmt: skip
