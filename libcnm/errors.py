@@ -11,7 +11,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
+
+_SHOWN_CHARS: Final = 120
+"""How much of a wrong value a message quotes."""
+_NUMBER_END: Final = 2**63
+"""What a wrong number may be, to be told as a number: JSON's readers take no longer ones."""
 
 Remedy = Literal[
     "advertise",  # say by which address other hosts reach this one
@@ -49,12 +54,26 @@ class CnmError(Exception):
         return {"code": self.code, **fields}
 
 
+def _shown(value: object) -> str:
+    """A value of a caller's as part of a message: whatever it is, and however long."""
+    try:
+        shown = repr(value[:_SHOWN_CHARS] if isinstance(value, str | bytes) else value)
+    except Exception:  # noqa: BLE001 - an int of 5,000 digits has no decimal form, and a caller's class any repr
+        shown = f"<{type(value).__name__}>"
+    return shown if len(shown) <= _SHOWN_CHARS else f"{shown[: _SHOWN_CHARS - 3]}..."
+
+
 def _plain(value: object) -> object:
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, int | float):
+        return value if abs(value) < _NUMBER_END else _shown(value)  # a NaN, too, is no number to JSON
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
-    return str(value)
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - a caller's class
+        return _shown(value)
 
 
 class Invalid(CnmError):
@@ -65,9 +84,7 @@ class Invalid(CnmError):
     def __init__(
         self, field: str, value: object, reason: str, *, hint: str | None = None, remedy: Remedy | None = None
     ) -> None:
-        shown = repr(value)
-        cut = shown if len(shown) <= 120 else shown[:117] + "..."
-        super().__init__(f"{field}: {cut} {reason}", hint=hint, remedy=remedy)
+        super().__init__(f"{field}: {_shown(value)} {reason}", hint=hint, remedy=remedy)
         self.field = field
         self.value = value
         self.reason = reason

@@ -140,6 +140,10 @@ class Driver(ABC):
         """The default gateways that endpoints' sandboxes may use: each uses the first that is in its own subnet."""
         return ()
 
+    def own_macs(self, network: NetworkRecord) -> Mapping[str, str]:
+        """MACs in the network's segment that no endpoint may have, and whose each is, in words ("the gateway")."""
+        return {}
+
     def onlink(self, network: NetworkRecord, endpoint: EndpointRecord) -> tuple[IPNetwork, ...]:
         """Blocks that the sandbox reaches directly over the endpoint's interface, beside its own subnets."""
         return ()

@@ -19,12 +19,9 @@ from libcnm.dns.view import RESOLVER_ADDRESS, Upstream
 from libcnm.errors import Invalid
 from libcnm.model import limits
 from libcnm.model.addresses import IPAddress
+from libcnm.model.ids import check_resolver_option
 
-HOSTNAME_CHARS = 64
-"""HOST_NAME_MAX of Linux."""
 RESOLV_CONF_CHARS = 64 * 1024
-SEARCH_DOMAINS = 32
-"""resolv.conf(5) has no limit since glibc 2.26; six were enough before."""
 SYSTEMD_STUB = ipaddress.IPv4Address("127.0.0.53")
 """systemd-resolved on the host; the servers behind it stand in ``/run/systemd/resolve/resolv.conf``."""
 
@@ -39,7 +36,6 @@ _DEFAULT_HOSTS_IPV6 = (
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?", re.ASCII)
 """RFC 1123 2.1, and the underscore, which container names have."""
 _OPTION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*(:[0-9]{1,5})?", re.ASCII)
-_NDOTS = re.compile(r"ndots:[0-9]{1,5}", re.ASCII)
 
 
 @attrs.frozen
@@ -60,8 +56,8 @@ def checked_host(name: str, field: str) -> str:
 
 def hostname_file(hostname: str) -> str:
     """The text of ``/etc/hostname``. Raises :class:`~libcnm.errors.Invalid`, also for more than 64 characters."""
-    if len(hostname) > HOSTNAME_CHARS:
-        raise Invalid("hostname", hostname, f"has more than {HOSTNAME_CHARS} characters")
+    if len(hostname) > limits.HOSTNAME_CHARS:
+        raise Invalid("hostname", hostname, f"has more than {limits.HOSTNAME_CHARS} characters")
     return checked_host(hostname, "hostname") + "\n"
 
 
@@ -94,8 +90,7 @@ def resolv_conf_file(
     """
     domains, chosen, ndots = list(search), list[str](), "ndots:0"
     for option in options:
-        if not _OPTION.fullmatch(option) or (option.startswith("ndots") and not _NDOTS.fullmatch(option)):
-            raise Invalid("dns option", option, "is not a resolver option", hint="for example ndots:1 or rotate")
+        check_resolver_option(option)
         if option.startswith("ndots"):
             ndots = option
         elif option not in chosen:
@@ -123,10 +118,10 @@ def read_resolv_conf(text: str) -> ResolvConf:
         if keyword == "nameserver" and words:
             nameservers += _addresses(words[0])
         elif keyword in ("search", "domain"):
-            search = list(filter(_is_host, words))[:SEARCH_DOMAINS]
+            search = list(filter(_is_host, words))[: limits.DNS_SEARCH]
         elif keyword == "options":
             options += filter(_OPTION.fullmatch, words)
-    return ResolvConf(tuple(dict.fromkeys(nameservers)), tuple(search), tuple(options[:SEARCH_DOMAINS]))
+    return ResolvConf(tuple(dict.fromkeys(nameservers)), tuple(search), tuple(options[: limits.DNS_SEARCH]))
 
 
 def host_upstreams(text: str, behind_stub: str | None = None) -> tuple[Upstream, ...]:

@@ -13,7 +13,7 @@ there isolation holds even for that: a published port is reached from everywhere
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from libcnm.contracts.driver import Capabilities, Driver, HostFacts, NetworkView, refuse_option
@@ -29,7 +29,7 @@ _OPTIONS = {
     options.MTU: options.mtu,
     options.BRIDGE_ICC: options.boolean,
     options.BRIDGE_MASQUERADE: options.boolean,
-    options.BRIDGE_HOST_BINDING: options.ipv4_address,
+    options.BRIDGE_HOST_BINDING: options.host_binding,
     options.INTERFACE_PREFIX: options.interface_prefix,
 }
 
@@ -56,8 +56,9 @@ class BridgeDriver(Driver):
         found = self._options(record)
         bridge = bridge_name(record)
         gateways = [pool.gateway for pool in record.pools if pool.gateway is not None]
-        mac = mac_from_address(gateways[0]) if gateways else "02:42:" + ":".join(_pairs(record.id[:8]))
-        yield Bridge("", bridge, mac, found.get(options.MTU, 1500), alias=f"libcnm:{host.tag}:{record.name}"[:255])
+        yield Bridge(
+            "", bridge, bridge_mac(record), found.get(options.MTU, 1500), alias=f"libcnm:{host.tag}:{record.name}"[:255]
+        )
         has_ipv6 = any(pool.subnet.version == 6 for pool in record.pools)
         yield Sysctl("", ipv6_switch(bridge), "0" if has_ipv6 else "1", link=bridge)
         for pool in record.pools:
@@ -124,6 +125,9 @@ class BridgeDriver(Driver):
             return ()
         return tuple(pool.gateway for pool in network.pools if pool.gateway is not None)
 
+    def own_macs(self, network: NetworkRecord) -> Mapping[str, str]:
+        return {bridge_mac(network): "the gateway"}
+
     def interface_prefix(self, network: NetworkRecord) -> str:
         prefix: str = self._options(network).get(options.INTERFACE_PREFIX, "eth")
         return prefix
@@ -146,6 +150,12 @@ class BridgeDriver(Driver):
 def bridge_name(network: NetworkRecord) -> str:
     """The bridge of a network: a function of its id, so that the name itself says whose it is."""
     return f"br-{network.id[:12]}"
+
+
+def bridge_mac(network: NetworkRecord) -> str:
+    """The MAC of the network's bridge, and so its gateway's."""
+    gateway = next((pool.gateway for pool in network.pools if pool.gateway is not None), None)
+    return mac_from_address(gateway) if gateway is not None else "02:42:" + ":".join(_pairs(network.id[:8]))
 
 
 def host_side_mac(endpoint_id: str) -> str:

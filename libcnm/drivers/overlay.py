@@ -9,7 +9,7 @@ device learns nothing. Broadcast is answered locally (ARP, neighbour discovery) 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
 from libcnm.contracts.driver import Capabilities, Driver, HostFacts, NetworkView, refuse_option
@@ -38,7 +38,10 @@ _VNI_DIGITS: Final = len(str(limits.VNI_MAX))
 
 
 def _no_encryption(label: str, value: str) -> None:
-    # Plain text under the name of encryption is worse than an error (CVE-2023-28841), whatever the option's value.
+    # Plain text under the name of encryption is worse than an error (CVE-2023-28841). As in the original, the option
+    # alone asks for it; only who says "false" has not.
+    if value and not options.boolean(label, value):
+        return
     raise NotSupported(
         f"{label}={value}: overlay encryption is not available: this libcnm cannot set up IPsec",
         hint="leave the option out and keep the underlay private",
@@ -91,12 +94,10 @@ class OverlayDriver(Driver):
                 remedy="advertise",
             )
         assert record.vni is not None, "an overlay network has a VNI"
-        gateways = [pool.gateway for pool in record.pools if pool.gateway is not None]
-        tail = ":".join(record.id[i : i + 2] for i in range(0, 8, 2))
         yield Namespace(ns)
         yield Interface(ns, "lo")
-        yield Bridge(ns, BRIDGE, mac_from_address(gateways[0]) if gateways else f"02:42:{tail}", mtu)
-        yield Vxlan(ns, DEVICE, record.vni, f"06:43:{tail}", host.vtep, mtu, limits.VXLAN_PORT, BRIDGE)
+        yield Bridge(ns, BRIDGE, _bridge_mac(record), mtu)
+        yield Vxlan(ns, DEVICE, record.vni, _device_mac(record), host.vtep, mtu, limits.VXLAN_PORT, BRIDGE)
         if any(pool.subnet.version == 6 for pool in record.pools):
             yield Sysctl(ns, ipv6_switch(BRIDGE), "0", link=BRIDGE)
             yield Sysctl(ns, ipv6_switch(DEVICE), "0", link=DEVICE)
@@ -107,11 +108,10 @@ class OverlayDriver(Driver):
     def endpoint(self, host: HostFacts, network: NetworkView, endpoint: EndpointRecord) -> Iterator[Resource]:
         place = endpoint.attachment
         assert place is not None, "the controller asks for attached endpoints only"
-        tail = ":".join(endpoint.id[i : i + 2] for i in range(0, 8, 2))
         yield Veth(
             namespace_name(network),
             f"ve-{endpoint.id[:12]}",
-            f"06:42:{tail}",
+            f"06:42:{_tail(endpoint.id)}",
             peer_ns=place.namespace,
             peer_name=place.interface,
             peer_mac=endpoint.mac,
@@ -128,6 +128,9 @@ class OverlayDriver(Driver):
         yield Fdb(ns, DEVICE, endpoint.mac, place.vtep)
         for interface in endpoint.addresses:
             yield Neighbour(ns, DEVICE, interface.ip, endpoint.mac)
+
+    def own_macs(self, network: NetworkRecord) -> Mapping[str, str]:
+        return {_bridge_mac(network): "the gateway", _device_mac(network): "the VXLAN device"}
 
     def onlink(self, network: NetworkRecord, endpoint: EndpointRecord) -> tuple[IPNetwork, ...]:
         own = {interface.network for interface in endpoint.addresses}
@@ -159,6 +162,19 @@ class OverlayDriver(Driver):
 
     def _options(self, network: NetworkRecord) -> dict[str, Any]:
         return options.parse(network.options, _OPTIONS, lambda label: refuse_option(self.name, label, _OPTIONS))
+
+
+def _bridge_mac(network: NetworkRecord) -> str:
+    gateway = next((pool.gateway for pool in network.pools if pool.gateway is not None), None)
+    return mac_from_address(gateway) if gateway is not None else f"02:42:{_tail(network.id)}"
+
+
+def _device_mac(network: NetworkRecord) -> str:
+    return f"06:43:{_tail(network.id)}"
+
+
+def _tail(identifier: str) -> str:
+    return ":".join(identifier[i : i + 2] for i in range(0, 8, 2))
 
 
 def namespace_name(network: NetworkView) -> str:

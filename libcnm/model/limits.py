@@ -7,16 +7,35 @@ from typing import Final
 # -- names and labels ---------------------------------------------------------------------------------------------
 NAME_CHARS: Final = 128
 """moby's pattern allows 128; the DNS form of a name is limited further (a label has 63 octets, RFC 1035 2.3.4)."""
+DNS_LABEL_CHARS: Final = 63
+"""RFC 1035 2.3.4. An endpoint's name and aliases are for DNS, so each of their labels is held to it."""
+HOSTNAME_CHARS: Final = 64
+"""HOST_NAME_MAX of Linux; a name with its domain has 253 (RFC 1035 2.3.4)."""
+PATH_BYTES: Final = 4095
+"""PATH_MAX of Linux is 4096 with the terminating NUL."""
 LABELS: Final = 64
 LABEL_BYTES: Final = 4096
+LABELS_BYTES: Final = 32 * 1024
+"""All labels (or options) of an object, as they are stored. A host's ledger line holds a network's and an endpoint's
+labels and options, four times this, in one transaction."""
 ALIASES: Final = 64
-PORTS_PER_ENDPOINT: Final = 1024
+PORTS_PER_ENDPOINT: Final = 24
+"""Each may be a compare and a write of the transaction that attaches the endpoint; that has 60 operations, of which up
+to 8 are its own."""
+HOST_IPS: Final = 16
+"""Addresses of this host that a port without one is bound to."""
+BOUND_PORTS: Final = 1024
+"""Of a record: each port at each of its addresses, and in a sandbox's way out those of all its endpoints."""
 SUBNETS_PER_NETWORK: Final = 16
 """Keeps an endpoint's claims (one address a subnet) far below one transaction's 60 operations."""
 
 AUX_PER_SUBNET: Final = 60
 """Each is a write of the transaction that makes the network."""
 PRIORITY_MAX: Final = 1_000_000
+ARGUMENTS: Final = 32 * 1024
+"""Of a program that is run; Linux has a limit of bytes, a quarter of the stack."""
+PROCESS_ID_MAX: Final = 2**22
+"""PID_MAX_LIMIT of Linux."""
 LOCKS_PER_INTENT: Final = 8
 """A verb holds three at most: network, endpoint, sandbox."""
 EPOCH_MAX: Final = 2**31 - 1
@@ -62,6 +81,8 @@ VNI_MAX: Final = 2**24 - 1
 # -- time ------------------------------------------------------------------------------------------------------------
 VERB_SECONDS: Final = 10.0
 """Default budget of a verb."""
+TIMEOUT_SECONDS_MAX: Final = 3600
+"""The longest budget: a verb that has not ended within an hour never will."""
 
 # -- request ids -----------------------------------------------------------------------------------------------------
 REQUEST_NOTES: Final = 4096
@@ -81,3 +102,12 @@ DNS_CACHE_ENTRIES: Final = 4096
 DNS_FORWARDS_IN_FLIGHT: Final = 1024
 DNS_TCP_CONNECTIONS: Final = 128
 DNS_UPSTREAMS: Final = 3
+DNS_SERVERS: Final = 16
+"""How many a sandbox may be given; glibc asks three, and the sixteenth is not asked within any client's patience."""
+DNS_SEARCH: Final = 32
+"""resolv.conf(5) has no limit since glibc 2.26; six were enough before."""
+DNS_OPTIONS: Final = 32
+DNS_OPTION_CHARS: Final = 64
+"""The longest of resolv.conf(5), ``single-request-reopen``, has 21."""
+EXTRA_HOSTS: Final = 512
+"""Of 253 and 39 characters at most: with labels and search domains still one transaction."""

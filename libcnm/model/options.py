@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from libcnm.errors import Invalid
 from libcnm.model import limits
+from libcnm.model.addresses import check_bindable
 
 MTU: Final = "com.docker.network.driver.mtu"
 BRIDGE_NAME: Final = "com.docker.network.bridge.name"
@@ -18,6 +19,10 @@ INTERFACE_PREFIX: Final = "com.docker.network.container_iface_prefix"
 OVERLAY_VNIS: Final = "com.docker.network.driver.overlay.vxlanid_list"
 OVERLAY_ENCRYPTED: Final = "encrypted"
 IPAM_PREFIX: Final = "com.docker.network.ipam."
+
+_KERNELS_OWN: Final = frozenset({"lo", "tunl", "sit", "gre", "gretap", "erspan"})
+"""The loopback, and what the tunnel modules make in every namespace, numbered from 0, unless the sysctl
+net.core.fb_tunnels_only_for_init_net says otherwise."""
 
 
 def boolean(label: str, value: str) -> bool:
@@ -46,18 +51,24 @@ def integer(label: str, value: str, low: int, high: int) -> int:
     return int(value)
 
 
-def ipv4_address(label: str, value: str) -> IPv4Address:
-    """An IPv4 address."""
+def host_binding(label: str, value: str) -> IPv4Address:
+    """An IPv4 address that ports can be bound to."""
     try:
-        return IPv4Address(value)
+        address = IPv4Address(value)
     except ValueError:
         raise Invalid(f"options[{label}]", value, "is not an IPv4 address") from None
+    check_bindable(address, f"options[{label}]")
+    return address
 
 
 def interface_prefix(label: str, value: str) -> str:
-    """What names of interfaces begin with; room for a number must be left."""
+    """What names of interfaces begin with: letters alone, so that with a number they are a name to the kernel
+    (dev_valid_name) and no path to sysctls; room for that number must be left.
+    """
     if not value.isascii() or not value.isalpha() or len(value) > limits.INTERFACE_NAME_BYTES - 3:
         raise Invalid(f"options[{label}]", value, "is not an interface prefix", hint="a few letters")
+    if value in _KERNELS_OWN:
+        raise Invalid(f"options[{label}]", value, "begins names of the kernel's own interfaces", hint="for example eth")
     return value
 
 
@@ -65,8 +76,9 @@ _MEANINGS: Final[Mapping[str, Callable[[str, str], object]]] = {
     MTU: mtu,
     BRIDGE_ICC: boolean,
     BRIDGE_MASQUERADE: boolean,
-    BRIDGE_HOST_BINDING: ipv4_address,
+    BRIDGE_HOST_BINDING: host_binding,
     OVERLAY_VNIS: vni,
+    OVERLAY_ENCRYPTED: boolean,
 }
 """What can be written in several ways, and how it is read."""
 

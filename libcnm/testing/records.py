@@ -17,7 +17,7 @@ from hypothesis.strategies import SearchStrategy
 
 from libcnm.errors import Invalid
 from libcnm.model import keys, limits
-from libcnm.model.addresses import IPAddress, IPInterface, IPNetwork, check_unicast
+from libcnm.model.addresses import IPAddress, IPInterface, IPNetwork, check_bindable, check_unicast
 from libcnm.model.checks import own_key
 from libcnm.model.pool import Pool
 from libcnm.model.ports import Port
@@ -92,9 +92,13 @@ def macs() -> SearchStrategy[str]:
 
 def ports() -> SearchStrategy[Port]:
     """Published ports, with and without host port and address."""
-    return st.builds(
-        Port, st.integers(1, 65535), st.integers(0, 65535), st.sampled_from(("tcp", "udp")), st.none() | addresses()
-    )
+    protocols = st.sampled_from(("tcp", "udp"))
+    return st.builds(Port, st.integers(1, 65535), st.integers(0, 65535), protocols, st.none() | bindable())
+
+
+def bindable() -> SearchStrategy[IPAddress]:
+    """Addresses that a server may have, or a port be bound to."""
+    return addresses().filter(lambda value: _passes(check_bindable, value))
 
 
 def bad_ports() -> SearchStrategy[str]:
@@ -149,11 +153,19 @@ def unicast(version: int | None = None) -> SearchStrategy[IPAddress]:
 
 
 def _is_unicast(value: IPAddress | IPNetwork) -> bool:
+    return _passes(check_unicast, value)
+
+
+def _passes(check: Callable[[Any, str], None], value: object) -> bool:
     try:
-        check_unicast(value, "address")
+        check(value, "address")
     except Invalid:
         return False
     return True
+
+
+def _servers() -> SearchStrategy[str]:
+    return bindable().filter(lambda address: not address.is_unspecified).map(str)
 
 
 def _operations() -> SearchStrategy[str]:
@@ -221,8 +233,8 @@ _FIELDS: dict[str, Callable[[], SearchStrategy[Any]]] = {
     "hostname": lambda: _or_empty(hostnames()), "domain": lambda: _or_empty(hostnames()),
     "priority": lambda: st.integers(-limits.PRIORITY_MAX, limits.PRIORITY_MAX),
     "source": lambda: st.none() | st.from_regex(r"/[a-z0-9/]{0,20}", fullmatch=True),
-    "dns": lambda: _tuples(addresses().map(str)), "dns_search": lambda: _tuples(hostnames()),
-    "dns_options": lambda: _tuples(st.from_regex(r"[a-z:0-9-]{1,12}", fullmatch=True)),
+    "dns": lambda: _tuples(_servers()), "dns_search": lambda: _tuples(hostnames()),
+    "dns_options": lambda: _tuples(st.from_regex(r"[a-m0-9]{1,9}(-[a-z0-9]{1,9})?(:[0-9])?", fullmatch=True)),
     "extra_hosts": lambda: st.dictionaries(hostnames(), addresses().map(str), max_size=3),
     "locks": lambda: _tuples(names()), "holders": lambda: _HOLDERS, "holder": _printable,
     "labels": labels, "options": labels,

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libcnm.dns.files import (
-    HOSTNAME_CHARS,
     RESOLV_CONF_CHARS,
     host_upstreams,
     hostname_file,
@@ -18,6 +17,7 @@ from libcnm.dns.files import (
     resolv_conf_file,
 )
 from libcnm.errors import Invalid
+from libcnm.model import limits
 
 IP4, IP6 = ipaddress.ip_address("10.88.0.2"), ipaddress.ip_address("fd00:88::2")
 
@@ -83,7 +83,7 @@ def test_names_that_are_no_host_names(name: str) -> None:
 
 def test_the_longest_host_name() -> None:
     """Linux takes 64 characters; a label has 63."""
-    assert HOSTNAME_CHARS + 1 == len(hostname_file("a" * 60 + ".abc"))
+    assert limits.HOSTNAME_CHARS + 1 == len(hostname_file("a" * 60 + ".abc"))
 
 
 HOST = """\

@@ -205,10 +205,13 @@ def test_a_remote_endpoint_is_static_rows() -> None:
 
 
 def test_encryption_is_not_pretended() -> None:
-    """Plain text under the name of encryption is worse than an error, whatever the option's value."""
-    for value in ("", "true", "false"):
+    """Plain text under the name of encryption is worse than an error. Who says "false" has not asked for any."""
+    for value in ("", "true", "1"):
         with pytest.raises(NotSupported, match="encryption"):
             OverlayDriver().check_network(HOST, network(OverlayDriver(), options={options.OVERLAY_ENCRYPTED: value}))
+    OverlayDriver().check_network(HOST, network(OverlayDriver(), options={options.OVERLAY_ENCRYPTED: "false"}))
+    with pytest.raises(Invalid, match="boolean"):
+        OverlayDriver().check_network(HOST, network(OverlayDriver(), options={options.OVERLAY_ENCRYPTED: "maybe"}))
 
 
 def test_without_a_vtep_there_is_no_overlay() -> None:

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libcnm.errors import DeadlineExceeded, Invalid
+from libcnm.ipam.pools import usable
 from libcnm.model import limits, options
 from libcnm.model.addresses import (
     IPNetwork,
     Subnet,
+    assignable,
     link_local_from_mac,
     mac_from_address,
     overlaps,
@@ -22,7 +24,7 @@ from libcnm.model.addresses import (
     parse_pool,
 )
 from libcnm.model.deadline import Deadline
-from libcnm.model.ids import check_hostname, check_labels, check_name, looks_like_id, short
+from libcnm.model.ids import check_hostname, check_labels, check_name, check_service, looks_like_id, short
 from libcnm.system.clock import ManualClock
 from libcnm.testing import records
 
@@ -64,6 +66,20 @@ def test_a_name_is_a_string(value: object) -> None:
     """Anything else is Invalid, not a TypeError."""
     with pytest.raises(Invalid):
         check_name(value)  # type: ignore[arg-type]  # what callers do
+
+
+@pytest.mark.parametrize("good", ["web", "web.1", "x" * 63, f"{'x' * 63}.{'y' * 63}"])
+def test_names_that_dns_can_say(good: str) -> None:
+    """An endpoint's and its aliases: each label within 63 characters."""
+    assert good == check_service(good)
+
+
+@pytest.mark.parametrize("bad", ["x" * 64, f"a.{'x' * 64}", "a..b", "a.", "", None, 5, "-a", "x" * 129])
+def test_names_that_dns_cannot_say(bad: str) -> None:
+    """libnetwork takes them, and then nobody can resolve them."""
+    with pytest.raises(Invalid) as raised:
+        check_service(bad, "alias")
+    assert "alias" == raised.value.field
 
 
 @pytest.mark.parametrize("good", ["a", "web-1", "a.b.example", "x" * 63, "_srv._tcp.example"])
@@ -149,6 +165,9 @@ def test_overlap_is_a_shared_address(one: IPNetwork, other: IPNetwork) -> None:
     [
         {"range": "10.2.0.0/25"}, {"range": "10.1.0.0/23"}, {"range": "fd00::/64"}, {"gateway": "10.2.0.1"},
         {"gateway": "fd00::1"}, {"gateway": "x"}, {"aux": {"a": "10.2.0.1"}}, {"version": 6}, {"version": 5},
+        {"version": True}, {"version": "4"}, {"aux": [1]}, {"aux": {1: "10.1.0.2"}}, {"aux": {"a": 5}}, {"aux": "a"},
+        {"aux": {"": "10.1.0.2"}}, {"aux": {"x" * 129: "10.1.0.2"}}, {"aux": {str(n): "10.1.0.2" for n in range(61)}},
+        {"gateway": 5}, {"gateway": b"\n\1\0\1"}, {"range": 5}, {"range": "10.1.0.0/0.0.0.127"},
     ],
     ids=str,
 )  # fmt: skip
@@ -156,6 +175,34 @@ def test_what_does_not_fit_a_subnet(arguments: dict[str, object]) -> None:
     """Ranges, gateways and auxiliary addresses outside it; another family."""
     with pytest.raises(Invalid):
         Subnet("10.1.0.0/24", **arguments)  # type: ignore[arg-type]  # one of each
+
+
+@pytest.mark.parametrize("pool", [5, 2**33, b"\n\1\0\0", ("10.1.0.0", 24), ["10.1.0.0/24"], True, "10.1.0.0/0.0.0.255",
+                                  "10.1.0.0/255.255.255.0", "10.1.0.0/", "10.1.0.0/+24", "fd00::%1/64",
+                                  ipaddress.ip_address("10.1.0.0"), ipaddress.ip_interface("10.1.0.0/24")],
+                         ids=repr)  # fmt: skip
+def test_what_is_no_block(pool: object) -> None:
+    """The standard library takes numbers, bytes, pairs and masks, those of hosts too, for a block."""
+    with pytest.raises(Invalid) as raised:
+        Subnet(pool)  # type: ignore[arg-type]  # what callers do
+    assert "subnet" == raised.value.field
+    with pytest.raises(Invalid):
+        Subnet.of(None)  # type: ignore[arg-type]  # "ipv4" asks for any
+
+
+def test_no_auxiliary_addresses() -> None:
+    """None is none; a block is as good as its text."""
+    assert {} == Subnet("10.1.0.0/24", aux=None).aux
+    assert Subnet("10.1.0.0/24") == Subnet(ipaddress.ip_network("10.1.0.0/24"))
+
+
+@pytest.mark.parametrize(("block", "room"), [("10.1.0.0/24", 254), ("10.1.0.0/30", 2), ("10.1.0.0/31", 2),
+                                             ("10.1.0.0/32", 1), ("fd00::/126", 3), ("fd00::/127", 2),
+                                             ("fd00::/128", 1)])  # fmt: skip
+def test_room_in_a_block(block: str, room: int) -> None:
+    """As much as the default IPAM hands out: the same rules."""
+    first, last = usable(ipaddress.ip_network(block))
+    assert room == assignable(ipaddress.ip_network(block)) == last - first + 1
 
 
 def test_parts_of_no_subnet() -> None:
@@ -182,7 +229,8 @@ def test_macs_in_any_notation(mac: str) -> None:
 
 
 @pytest.mark.parametrize("mac", ["", "02:00:00:00:00", "02:00:00:00:00:0g", "0200.0000.0001", "01:00:5e:00:00:01",
-                                 "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "02:00:00:00:00:01\n"])  # fmt: skip
+                                 "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "02:00:00:00:00:01\n", None, 5, b"x",
+                                 ["02:00:00:00:00:01"]], ids=repr)  # fmt: skip
 def test_bad_macs(mac: str) -> None:
     """Group addresses and zero are no interface's."""
     with pytest.raises(Invalid):
@@ -195,7 +243,12 @@ def test_a_mac_follows_from_an_address() -> None:
     assert "fe80::42:aff:fe58:2" == str(link_local_from_mac("02:42:0a:58:00:02"))
 
 
-@pytest.mark.parametrize("address", ["", "10.0.0", "10.0.0.256", "fe80::1%eth0", "x", "10.0.0.1/24"])
+@pytest.mark.parametrize(
+    "address",
+    ["", "10.0.0", "10.0.0.256", "fe80::1%eth0", "x", "10.0.0.1/24", 5, True, None, b"\n\0\0\1",
+     ipaddress.ip_network("10.0.0.1"), ipaddress.ip_interface("10.0.0.1/8"), ipaddress.ip_address("fe80::1%eth0")],
+    ids=repr,
+)  # fmt: skip
 def test_bad_addresses(address: str) -> None:
     """A scope id belongs to a host, not to a record."""
     with pytest.raises(Invalid):
@@ -239,9 +292,11 @@ def test_interface_prefixes(text: str) -> None:
     assert text == options.interface_prefix("label", text)
 
 
-@pytest.mark.parametrize("text", ["", "eth0", "a/b", "abcdefghijklm", "ä"])
+@pytest.mark.parametrize(
+    "text", ["", "eth0", "a/b", "abcdefghijklm", "ä", "lo", "tunl", "sit", "gre", "gretap", "erspan"]
+)
 def test_bad_interface_prefixes(text: str) -> None:
-    """Letters only: a digit at the end would make two names one."""
+    """Letters only: a digit at the end would make two names one. And no name that the kernel makes by itself."""
     with pytest.raises(Invalid):
         options.interface_prefix("label", text)
 
