@@ -81,7 +81,7 @@ def put(key: str, record: attrs.AttrsInstance) -> Transaction:
 
 
 def _put(key: str, record: attrs.AttrsInstance) -> Put:
-    return _RecordPut(key, encode(record), record=record)
+    return _RecordPut(key, encode(record, key), record=record)
 
 
 def drop(*dropped: str) -> Transaction:

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from libcnm.errors import Corrupt, Invalid
 from libcnm.model import keys, limits
-from libcnm.model.addresses import check_unicast, is_canonical_mac, parse_address
-from libcnm.model.ids import check_hostname, check_labels, check_name
+from libcnm.model.addresses import check_unicast, is_canonical_mac, parse_address, parse_server
+from libcnm.model.ids import check_hostname, check_labels, check_name, check_resolver_option
 from libcnm.model.pool import Pool
 from libcnm.model.records import (
     Attachment,
@@ -137,7 +137,7 @@ def _pool(pool: Pool) -> None:
         raise Invalid("gateway", str(pool.gateway), f"is not inside the subnet {subnet}")
     _at_most("aux", pool.aux, limits.AUX_PER_SUBNET)
     for name, address in pool.aux.items():
-        if len(name) > limits.LABEL_BYTES or address not in subnet:
+        if len(name) > limits.NAME_CHARS or address not in subnet:
             raise Invalid(f"aux[{name[:40]!r}]", str(address), f"is not inside the subnet {subnet}")
 
 
@@ -164,7 +164,7 @@ def _endpoint(record: EndpointRecord) -> None:
         _at_most("aliases", record.aliases, limits.ALIASES)
         for alias in record.aliases:
             check_name(alias, "alias")
-    _at_most("ports", record.ports, limits.PORTS_PER_ENDPOINT)
+    _at_most("ports", record.ports, limits.BOUND_PORTS)
     _texts(record)
     _seconds("created", record.created)
     _operation(record.operation)
@@ -187,7 +187,7 @@ def _attachment(record: Attachment) -> None:
         raise Invalid("priority", record.priority, f"is not an integer of at most {limits.PRIORITY_MAX}")
     if record.vtep is not None:
         check_unicast(record.vtep, "vtep")
-    _at_most("ports", record.ports, limits.PORTS_PER_ENDPOINT)
+    _at_most("ports", record.ports, limits.BOUND_PORTS)
     _operation(record.operation)
     if record.request_id:
         check_name(record.request_id, "request_id")
@@ -205,12 +205,11 @@ def _sandbox(record: SandboxRecord) -> None:
         if name:
             check_hostname(name, field)
     for server in record.dns:
-        parse_address(server, "dns")
+        parse_server(server, "dns")
     for name in record.dns_search:
         check_hostname(name, "dns_search")
     for option in record.dns_options:
-        if not option or not option.isascii() or not option.isprintable() or " " in option:
-            raise Invalid("dns_options", option, "is not a resolver option")
+        check_resolver_option(option)
     for name, address in record.extra_hosts.items():
         check_hostname(name, "extra_hosts")
         parse_address(address, "extra_hosts")

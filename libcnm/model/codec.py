@@ -12,11 +12,11 @@ import json
 import types
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
-from libcnm.errors import CnmError, Corrupt
+from libcnm.errors import CnmError, Corrupt, Invalid
 from libcnm.model import checks, limits
 
 SCHEMA = 1
@@ -57,12 +57,33 @@ _ADDRESSES: Mapping[type, Callable[[str], Any]] = {
 }
 
 
-def encode(record: attrs.AttrsInstance) -> bytes:
-    """The record as compact JSON, without fields at their defaults. Invalid for one that could not be read again."""
-    checks.check_values(record)
+_Mistakes: Final = (CnmError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
+"""What reading, or checking, a value of any type and form may raise."""
+
+
+_PLAIN: Final = {str: str, int: int, bool: bool}
+"""Types that are their own JSON: no call for each of these fields."""
+
+
+def encode(record: attrs.AttrsInstance, key: str | None = None) -> bytes:
+    """The record as compact JSON, without fields at their defaults. Invalid for one that could not be read again (from
+    ``key``, if given): with a value of another type than its field's, or that no verb would write.
+    """
     cls = type(record)
-    body = _encoder(cls)(record)
-    return _DUMP({"k": cls.__name__, "v": SCHEMA, **body}).encode()
+    try:
+        body = _encoder(cls)(record)
+        if key is None:
+            checks.check_values(record)
+        else:
+            checks.check(record, key)
+    except CnmError:
+        raise
+    except _Mistakes as error:
+        raise Invalid(cls.__name__, record, f"could not be read again: {_reason(error)}") from error
+    value = _DUMP({"k": cls.__name__, "v": SCHEMA, **body}).encode()
+    if len(value) > limits.VALUE_BYTES:
+        raise Invalid(cls.__name__, len(value), f"bytes are more than {limits.VALUE_BYTES}")
+    return value
 
 
 def decode(cls: type[Record], value: bytes, key: str) -> Record:
@@ -85,7 +106,7 @@ def decode(cls: type[Record], value: bytes, key: str) -> Record:
     try:
         record = _decoder(cls)(body)
         checks.check(record, key)
-    except (CnmError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+    except _Mistakes as error:
         raise Corrupt(key, _reason(error)) from error
     return record  # type: ignore[no-any-return]  # the decoder is compiled for cls
 
@@ -103,17 +124,25 @@ def _shortened(text: str) -> str:
 @cache
 def _encoder(cls: type[attrs.AttrsInstance]) -> _Convert:
     hints = get_type_hints(cls)
-    fields = [(field.name, field.default, _to_plain(hints[field.name])) for field in attrs.fields(cls)]
+    fields = [
+        (field.name, _default(field), _PLAIN.get(hints[field.name]), _to_plain(hints[field.name]))
+        for field in attrs.fields(cls)
+    ]
 
     def convert(record: Any) -> dict[str, Any]:
         plain = {}
-        for name, default, to_plain in fields:
+        for name, default, kind, to_plain in fields:
             value = getattr(record, name)
-            if value != default or default is attrs.NOTHING:
-                plain[name] = value if to_plain is None or value is None else to_plain(value)
+            if value is not default and (value != default or default is attrs.NOTHING):
+                plain[name] = value if type(value) is kind else to_plain(value)
         return plain
 
     return convert
+
+
+def _default(field: attrs.Attribute[Any]) -> Any:
+    default: Any = field.default
+    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]  # is a class
 
 
 @cache
@@ -139,20 +168,40 @@ def _members(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
-def _to_plain(hint: Any) -> _Convert | None:
-    member = _members(hint)[0]
+def _to_plain(hint: Any) -> _Convert:
+    """What makes JSON of a value, and refuses what :func:`_from_plain` would refuse: a wrong type must not be found out
+    by whoever reads the record, when it is too late.
+    """
+    members = _members(hint)
+    convert = _to_plain_member(members[0], members)
+    if type(None) not in get_args(hint):
+        return convert
+    return lambda value: None if value is None else convert(value)
+
+
+def _to_plain_member(member: Any, members: tuple[Any, ...]) -> _Convert:
     origin = get_origin(member)
     if origin is tuple:
         inner = _to_plain(get_args(member)[0])
-        return list if inner is None else lambda values: [inner(value) for value in values]
+        return lambda values: [inner(value) for value in _checked(tuple, values)]
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         each = _to_plain(get_args(member)[1])
-        return dict if each is None else lambda values: {key: each(value) for key, value in values.items()}
+        return lambda values: {_checked(str, key): each(value) for key, value in _mapped(values).items()}
+    if origin is Literal:
+        allowed = get_args(member)
+        return lambda value: value if value in allowed else _one_of(allowed, value)
     if member in _ADDRESSES:
-        return str
+        return lambda value: str(value if type(value) in members else _checked(members, value))
     if isinstance(member, type) and attrs.has(member):
-        return _encoder(member)
-    return None
+        encoder = _encoder(member)
+        return lambda value: encoder(value if type(value) is member else _checked(member, value))
+    if member is float:
+        return _seconds
+    return lambda value: value if type(value) is member else _checked(member, value)
+
+
+def _mapped(values: Any) -> Any:
+    return values if type(values) is dict else _checked(Mapping, values)
 
 
 def _from_plain(hint: Any) -> _Convert:

@@ -106,7 +106,7 @@ BAD: dict[str, dict[str, tuple[object, ...]]] = {
         "aliases": (["a/b"], [""], ["x"] * (limits.ALIASES + 1)), "created": NO_SECONDS,
         "addresses": (*([f"{address}/24"] for address in NO_UNICAST), ["10.1.0.5/24"] * 17),
         "ports": ([{"port": 0}], [{"port": 65536}], [{"port": 80, "host_port": -1}], [{"port": 80, "protocol": "x"}],
-                  [{"port": 80, "host_address": "fe80::1%eth0"}], [{"port": 80}] * (limits.PORTS_PER_ENDPOINT + 1)),
+                  [{"port": 80, "host_address": "fe80::1%eth0"}], [{"port": 80}] * (limits.BOUND_PORTS + 1)),
         "labels": (MANY,), "options": (MANY,),
     },
     "attachment": {
@@ -114,7 +114,7 @@ BAD: dict[str, dict[str, tuple[object, ...]]] = {
         "namespace": ("x", "../../proc/1/ns/net", "1-aaaaaaaaaa", "5" * 11, "5" * 64, "a" * 12),
         "interface": ("lo", "all", "default", "eth", "0", "a/b0", "../0", "eth0\n", "e" * 15 + "0", "eth 0", "é0"),
         "priority": (10**7, -(10**7)), "vtep": NO_UNICAST, "operation": ("x",), "request_id": PATHS, "boot_id": PATHS,
-        "ports": ([{"port": 80}] * (limits.PORTS_PER_ENDPOINT + 1),), "state": ("gone",),
+        "ports": ([{"port": 80}] * (limits.BOUND_PORTS + 1),), "state": ("gone",),
     },
     "sandbox": {
         "id": NO_IDS, "container_id": NO_NAMES, "namespace": ("x", "../x", "a" * 12), "boot_id": PATHS,
