@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import os
 import platform
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -17,6 +16,7 @@ import attrs
 
 from libcnm.contracts.driver import Driver, HostFacts, NetworkView, ResourceDoor
 from libcnm.contracts.ipam import IpamDriver, IpamFacts
+from libcnm.controller import run_dir
 from libcnm.controller.desired import Plug
 from libcnm.controller.doors import Doors, Paths
 from libcnm.controller.engine import Engine
@@ -24,11 +24,12 @@ from libcnm.controller.registry import Registry
 from libcnm.controller.repository import Repository, Stored, create, put, retrying
 from libcnm.controller.settled import SettledStore
 from libcnm.controller.underlay import Underlay
-from libcnm.errors import AlreadyExists, CnmError, Forbidden, Invalid, NotFound, NotSupported
+from libcnm.errors import AlreadyExists, CnmError, Invalid, NotFound, NotSupported
 from libcnm.kernel.firewall import routing_table
 from libcnm.kv.base import Transaction
-from libcnm.model import keys
-from libcnm.model.addresses import IPAddress, check_unicast, parse_address
+from libcnm.model import keys, limits
+from libcnm.model.addresses import IPAddress, check_bindable, check_unicast, parse_address
+from libcnm.model.arguments import seconds, sequence, whole
 from libcnm.model.checks import check_driver_scope, check_member
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_name, network_namespace
@@ -126,24 +127,31 @@ class Settings:
         *,
         cluster_store: str | None,
         host: str | None,
-        advertise: str | None,
-        default_host_ips: Sequence[str],
+        advertise: str | IPAddress | None,
+        default_host_ips: Sequence[str | IPAddress],
         timeout: float,
         resident: str,
         guardian: int | None = None,
     ) -> Settings:
         """The settings, or Invalid."""
-        if not isinstance(timeout, int | float) or not 0 < timeout <= 3600:
-            raise Invalid("timeout", timeout, "is not a number of seconds between 0 and 3600")
+        if cluster_store is not None and not isinstance(cluster_store, str):  # not shown: it may hold a password
+            raise Invalid("cluster_store", "…", "is not a string", hint="the URL of a store, like sqlite:///path")
         if resident not in ("process", "thread", "inline", "off"):
             raise Invalid("resident", resident, "is none of process, thread, inline, off")
         name = check_name(host if host is not None else (platform.node() or "localhost"), "host")
         vtep = None if advertise is None else parse_address(advertise, "advertise")
         if vtep is not None:
             check_unicast(vtep, "advertise")
-        ips = tuple(parse_address(ip, "default_host_ips") for ip in default_host_ips)
+        if default_host_ips is None:  # it could mean none, or the default ones
+            raise Invalid("default_host_ips", None, "is no list", hint="() for none: then each port names its address")
+        given = sequence(default_host_ips, "default_host_ips", limits.HOST_IPS)
+        ips = tuple(dict.fromkeys(parse_address(ip, "default_host_ips") for ip in given))
+        for ip in ips:
+            check_bindable(ip, "default_host_ips")
+        if guardian is not None:
+            whole(guardian, "guardian", 1, limits.PROCESS_ID_MAX)
         mode: Literal["process", "thread", "inline", "off"] = resident  # type: ignore[assignment]  # checked above
-        return cls(paths, cluster_store, name, vtep, ips, float(timeout), mode, guardian)
+        return cls(paths, cluster_store, name, vtep, ips, seconds(timeout), mode, guardian)
 
 
 class Context:
@@ -164,7 +172,9 @@ class Context:
         self._local_facts = HostFacts(
             self.host_name, tag, f"cnm-{tag}", routing_table(tag), default_host_ips=settings.default_host_ips
         )
-        self._claim_run_dir(doors.clock.deadline(settings.timeout))
+        deadline = doors.clock.deadline(settings.timeout)
+        place, boot_id = settings.paths.run_dir, doors.kernel.boot_id
+        run_dir.claim(place, doors.files, self.local, self.installation.id, boot_id, deadline)
         self._underlay = Underlay(doors.kernel, doors.clock, settings.advertise, self._overlays_here)
         self._registered = False
         self._lineage = ""
@@ -181,30 +191,6 @@ class Context:
             return made
 
         return retrying(deadline, "installation", attempt)
-
-    def _claim_run_dir(self, deadline: Deadline) -> None:
-        """Locks, pins and the resident's socket are in the run_dir: two installations in one, or one installation in
-        two, would each take the other for dead.
-        """
-        run_dir, files = self.settings.paths.run_dir, self.doors.files
-        path = os.path.join(run_dir, "installation")
-        owner = files.read(path)
-        if owner is not None and owner.strip() != self.installation.id:
-            raise Forbidden(
-                f"{run_dir} belongs to installation {owner.strip()[:12]}, not to {self.installation.id[:12]}",
-                hint="give each state_dir a run_dir of its own",
-            )
-        found = self.local.read(NameClaim, keys.RUN_DIR, deadline)
-        boot_id = self.doors.kernel.boot_id
-        if found is not None and found.record.operation == boot_id and found.record.holder != run_dir:
-            raise Forbidden(
-                f"this installation is at work in {found.record.holder} since the host was booted, not in {run_dir}",
-                hint="open it with the same run_dir everywhere",
-            )
-        if found is None or found.record.operation != boot_id:
-            self.local.commit(put(keys.RUN_DIR, NameClaim(run_dir, boot_id)), deadline, durable=False)
-        if owner is None and not files.write_new(path, self.installation.id + "\n", 0o600):
-            self._claim_run_dir(deadline)  # somebody was faster: it is ours only if it was one of us
 
     def facts(self, driver: Driver) -> HostFacts:
         """What drivers may know of this host. The cluster's part is found out when a global driver asks; Invalid when

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import attrs
@@ -10,6 +11,7 @@ import attrs
 from libcnm.errors import Invalid
 from libcnm.kernel.base import Kernel
 from libcnm.kv.base import Store
+from libcnm.model.arguments import path
 from libcnm.system.clock import Clock, SystemClock
 from libcnm.system.entropy import Entropy, SystemEntropy
 from libcnm.system.files import Files
@@ -55,9 +57,8 @@ class Paths:
     @classmethod
     def checked(cls, state_dir: str, run_dir: str) -> Paths:
         """Both absolute and different, or Invalid."""
-        for field, value in (("state_dir", state_dir), ("run_dir", run_dir)):
-            if not isinstance(value, str) or not os.path.isabs(value) or "\0" in value:
-                raise Invalid(field, value, "is not an absolute path")
+        path(state_dir, "state_dir")
+        path(run_dir, "run_dir")
         if os.path.normpath(state_dir) == os.path.normpath(run_dir):
             raise Invalid(
                 "run_dir", run_dir, "is the state_dir too", hint="run_dir must be empty after a boot, state_dir not"
@@ -90,20 +91,48 @@ class Doors:
 
 
 def open_doors(paths: Paths, cluster_store: str | None, *, home: Home | None = None) -> Doors:
-    """The real ones; Forbidden, before anything is touched, for who may not use the kernel's. ``home`` names the
-    namespaces that play the host (:class:`libcnm.kernel.linux.Home`), for labs.
+    """The real ones. ``home`` names the namespaces that play the host (:class:`libcnm.kernel.linux.Home`), for labs.
+
+    What is refused, is refused before anything is made: who may not use the kernel's, a URL of no store, folders that
+    are not ours alone, a run_dir of another installation. Raises Invalid, Forbidden, Unavailable, Corrupt, DriverError,
+    NotSupported.
     """
     # Imported here: `import libcnm` loads neither sqlite3 nor anything of the kernel's.
+    from libcnm.controller import run_dir
     from libcnm.kernel.linux import LinuxKernel
-    from libcnm.kv.open import open_store
-    from libcnm.kv.sqlite import SQLiteStore
+    from libcnm.kv.open import find_store
+    from libcnm.kv.sqlite import SQLiteStore, boot_id
     from libcnm.system.userns import check_privilege
 
     check_privilege()
+    open_cluster = None if cluster_store is None else find_store(cluster_store)
+    _refuse_own_database(paths, cluster_store)
     files = Files()
-    files.make_folder(paths.run_dir, 0o755)
-    files.make_folder(paths.sandboxes, 0o755)
-    files.make_folder(paths.state_dir)
-    local = SQLiteStore(paths.database)
-    cluster = None if cluster_store is None else open_store(cluster_store)
-    return Doors(LinuxKernel(paths.run_dir, home=home), local, Locks(paths.locks), files, cluster)
+    for folder in (paths.state_dir, paths.run_dir, paths.sandboxes, paths.locks):
+        files.check_folder(folder)
+    run_dir.refuse_without_state(paths.run_dir, paths.database, files)
+    with ExitStack() as opened:
+        files.make_folder(paths.state_dir)
+        local = opened.enter_context(SQLiteStore(paths.database))
+        run_dir.refuse(paths.run_dir, files, local, boot_id())
+        files.make_folder(paths.run_dir, 0o755)
+        files.make_folder(paths.sandboxes, 0o755)
+        cluster = None if open_cluster is None else opened.enter_context(open_cluster())
+        doors = Doors(LinuxKernel(paths.run_dir, home=home), local, Locks(paths.locks), files, cluster)
+        opened.pop_all()
+    return doors
+
+
+def _refuse_own_database(paths: Paths, cluster_store: str | None) -> None:
+    """What is this host's alone, and what is the cluster's, would each be taken for the other's."""
+    from libcnm.kv.open import file_of
+
+    shared = None if cluster_store is None else file_of(cluster_store)
+    if shared is None:
+        return
+    own = paths.database
+    same = os.path.realpath(shared) == os.path.realpath(own)
+    if not same and os.path.exists(shared) and os.path.exists(own):
+        same = os.path.samefile(shared, own)
+    if same:
+        raise Invalid("cluster_store", "sqlite:…", f"is the host's own database, {own}", hint="a file of its own")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol, cast
 from urllib.parse import unquote
 
@@ -31,42 +32,64 @@ class Opener(Protocol):
 
 
 def open_store(url: str, *, now: Callable[[], float] = time.monotonic) -> Store:
-    """The store at ``url``; ``now`` is a monotonic clock in seconds.
+    """The store at ``url``; ``now`` is a monotonic clock in seconds. Raises what :func:`find_store` does, and what
+    opening that store raises.
+    """
+    return find_store(url, now=now)()
+
+
+def find_store(url: str, *, now: Callable[[], float] = time.monotonic) -> Callable[[], Store]:
+    """What will open the store at ``url``; nothing has been opened or made yet.
 
     Raises Invalid for a malformed URL, NotSupported when no installed package knows the scheme, DriverError when the
-    package that does cannot be loaded, and what opening that store raises.
+    package that does cannot be loaded.
     """
-    match = _SCHEME.fullmatch(url)
-    if match is None:
-        raise Invalid("store", "…", "is not the URL of a store", hint=_FORMS)
-    scheme, rest = match.groups()
+    scheme, rest = _split(url)
     if scheme == "memory":
-        return _open_memory(rest, now)
+        return _memory(rest, now)
     if scheme == "sqlite":
-        return _open_sqlite(rest, now)
+        return _sqlite(rest, now)
     if not rest.strip("/"):
         raise Invalid("store", f"{scheme}:…", "names no host", hint=_FORMS)
     if not rest.startswith("//"):
         rest = f"//{rest}"
-    return _load(scheme)(f"{scheme}:{rest}", now=now)
+    return partial(_load(scheme), f"{scheme}:{rest}", now=now)
 
 
-def _open_memory(rest: str, now: Callable[[], float]) -> Store:
+def file_of(url: str) -> str | None:
+    """The file of a store that is one; None for a store of another kind."""
+    scheme, rest = _split(url)
+    return _sqlite_path(rest) if scheme == "sqlite" else None
+
+
+def _split(url: str) -> tuple[str, str]:
+    match = _SCHEME.fullmatch(url) if isinstance(url, str) else None
+    if match is None or any("\ud800" <= char <= "\udfff" for char in url):
+        raise Invalid("store", "…", "is not the URL of a store", hint=_FORMS)
+    return match[1], match[2]
+
+
+def _memory(rest: str, now: Callable[[], float]) -> Callable[[], Store]:
     if rest.strip("/"):
         raise Invalid("store", "memory:…", "takes nothing after the colon", hint="memory:")
     from libcnm.kv.memory import MemoryStore
 
-    return MemoryStore(now=now)
+    return partial(MemoryStore, now=now)
 
 
-def _open_sqlite(rest: str, now: Callable[[], float]) -> Store:
+def _sqlite(rest: str, now: Callable[[], float]) -> Callable[[], Store]:
+    path = _sqlite_path(rest)
+    from libcnm.kv.sqlite import SQLiteStore
+
+    return partial(SQLiteStore, path, now=now)
+
+
+def _sqlite_path(rest: str) -> str:
     path = unquote(rest.removeprefix("//"), errors="surrogateescape")
     if not path.startswith("/") or path.endswith("/") or "?" in rest or "#" in rest or "\0" in path:
         hint = "sqlite:///absolute/path, with ?, # and % as %3F, %23 and %25"
         raise Invalid("store", "sqlite:…", "names no absolute path of a file", hint=hint)
-    from libcnm.kv.sqlite import SQLiteStore
-
-    return SQLiteStore(path, now=now)
+    return path
 
 
 def _load(scheme: str) -> Opener:

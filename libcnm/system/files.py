@@ -52,6 +52,15 @@ class Files:
         _check_folder(path, status)
         return made
 
+    def check_folder(self, path: str) -> None:
+        """Refuse what :meth:`make_folder` would refuse, and make nothing: what is not there is no trouble."""
+        try:
+            _check_folder(path, os.lstat(path))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise Unavailable(path, error.strerror or str(error)) from None
+
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Write in place (a bind-mounted file keeps its inode), creating it if need be. Forbidden when something else
         than a plain file is there.
@@ -210,8 +219,8 @@ def _make_folder(path: str, mode: int) -> bool:
         return False
     except FileNotFoundError:
         parent = os.path.dirname(path)
-        if parent == path:
-            raise
+        if os.path.isdir(parent):
+            raise  # it takes no folders, like /proc
         _make_folder(parent, _PARENT_MODE)
         return _make_folder(path, mode)
     return True
