@@ -12,6 +12,7 @@ import click
 from libcnm.cli import pairing
 from libcnm.cli.session import Group, Session, command, id_of, pairs
 from libcnm.errors import CnmError, Forbidden, InUse, Invalid, NotFound
+from libcnm.model.ids import ID_HEX_DIGITS, looks_like_id, short
 
 if TYPE_CHECKING:
     from libcnm.controller.controller import Controller
@@ -179,11 +180,15 @@ def connect(
     publish: tuple[str, ...],
     gw_priority: int,
 ) -> None:
-    """Connect a container to a network, as an endpoint with the container's name."""
+    """Connect a container to a network, as an endpoint with the container's name (12 digits of a long id)."""
     with session.controller() as cnm:
         sandbox = cnm.sandbox(container)
         target = cnm.network(ref)
-        endpoint = target.create_endpoint(sandbox.container_id, aliases=alias, ports=publish, address=ip or None)
+        name = sandbox.container_id
+        name = (
+            short(name) if len(name) == ID_HEX_DIGITS and looks_like_id(name) else name
+        )  # DNS could not say the whole
+        endpoint = target.create_endpoint(name, aliases=alias, ports=publish, address=ip or None)
         try:
             endpoint.join(sandbox, priority=gw_priority)
         except CnmError:

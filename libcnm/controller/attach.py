@@ -19,10 +19,11 @@ from libcnm.controller.delta import delta
 from libcnm.controller.desired import Plug
 from libcnm.controller.repository import Repository, Stored, drop, optimistic, outcome_unknown, put, retrying
 from libcnm.controller.requests import UNNAMED, Request, ended
-from libcnm.errors import CnmError, Forbidden, InUse, Invalid
+from libcnm.errors import CnmError, Forbidden, InUse
 from libcnm.kv.base import Transaction
-from libcnm.model import keys
+from libcnm.model import keys, limits
 from libcnm.model.addresses import overlaps
+from libcnm.model.arguments import whole
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import short
 from libcnm.model.records import Attachment, EndpointRecord, Intent, LedgerLine, NetworkRecord, Presence, SandboxRecord
@@ -71,8 +72,7 @@ def join(
     request: Request = UNNAMED,
 ) -> Joined:
     """Attach an endpoint to a sandbox of this host; returns when names and peers know of it."""
-    if not isinstance(priority, int) or abs(priority) > 1_000_000:
-        raise Invalid("priority", priority, "is not an integer of at most a million")
+    whole(priority, "priority", -limits.PRIORITY_MAX, limits.PRIORITY_MAX)
     driver = context.driver(network)
     with context.doors.locks.acquire_all(_locks(driver, network, endpoint, sandbox.id), deadline=deadline):
         work = optimistic(

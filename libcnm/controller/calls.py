@@ -15,8 +15,9 @@ from libcnm.controller import requests
 from libcnm.controller.context import Context
 from libcnm.controller.recovery import recover
 from libcnm.controller.requests import Request
-from libcnm.errors import CnmError, Forbidden, Invalid
+from libcnm.errors import CnmError, Forbidden
 from libcnm.model import limits
+from libcnm.model.arguments import seconds
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_name
 
@@ -101,9 +102,7 @@ class Calls:
         """Begin a verb with a budget of ``timeout`` seconds (the controller's default when None)."""
         if not self._open:
             raise Forbidden("this controller is closed", hint="open another")
-        if timeout is not None and (not isinstance(timeout, int | float) or not 0 < timeout <= 3600):
-            raise Invalid("timeout", timeout, "is not a number of seconds between 0 and 3600")
-        budget = self.context.settings.timeout if timeout is None else float(timeout)
+        budget = self.context.settings.timeout if timeout is None else seconds(timeout)
         deadline = self.context.doors.clock.deadline(budget)
         if request_id is None:
             yield Call(self.context, deadline)

@@ -20,8 +20,8 @@ from libcnm.controller.repository import find
 from libcnm.controller.resident_link import announcer
 from libcnm.controller.sandbox import Sandbox
 from libcnm.controller.sandboxes import SandboxSpec
-from libcnm.errors import AlreadyExists, Ambiguous
-from libcnm.model.addresses import IPNetwork, Subnet
+from libcnm.errors import AlreadyExists, Ambiguous, Invalid
+from libcnm.model.addresses import IPAddress, IPNetwork, Subnet
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_name
 from libcnm.model.options import same_value
@@ -42,8 +42,8 @@ class Controller:
     ``state_dir`` survives a boot, ``run_dir`` does not. ``cluster_store``: the URL of the store that the hosts share
     (``sqlite:///path`` on one machine; ``consul://``, ``etcd://``, or the 2015 spelling ``consul:localhost:8500``).
     ``host``: this host's name in the cluster. ``advertise``: the address other hosts reach it by (VTEP).
-    ``default_host_ips``: what published ports bind to when they name no address. ``timeout``: the default budget of a
-    verb, in seconds.
+    ``default_host_ips``: what published ports bind to when they name no address; () for nothing, so that each has to.
+    ``timeout``: the default budget of a verb, in seconds.
     ``resident``: names are served by a detached process of this installation (``"process"``), by a thread of this one
     (``"thread"``, for tests), or followed but not served (``"inline"``), or neither (``"off"``). ``guardian``: a
     process id; the resident process ends when that process does, whatever is still attached (labs, tests).
@@ -66,7 +66,7 @@ class Controller:
         cluster_store: str | None = None,
         host: str | None = None,
         advertise: str | None = None,
-        default_host_ips: Sequence[str] = ("127.0.0.1", "::1"),
+        default_host_ips: Sequence[str | IPAddress] = ("127.0.0.1", "::1"),
         timeout: float = 10.0,
         resident: Literal["process", "thread", "inline", "off"] = "process",
         guardian: int | None = None,
@@ -124,7 +124,7 @@ class Controller:
         name: str,
         driver: str = "bridge",
         *,
-        subnets: Sequence[str | Subnet | IPNetwork] = (),
+        subnets: Sequence[str | Subnet | IPNetwork] | None = (),
         ipam_driver: str = "default",
         internal: bool = False,
         options: Mapping[str, str] | None = None,
@@ -134,9 +134,9 @@ class Controller:
     ) -> Network:
         """Create a network.
 
-        ``subnets``: CIDR strings or :class:`Subnet`; ``"ipv4"`` and ``"ipv6"`` ask for a default pool of that family;
-        none given means one IPv4 pool. ``internal``: nothing leads out. ``options``: driver options by Docker's
-        labels.
+        ``subnets``: CIDR strings, :class:`Subnet` or ``ip_network``; ``"ipv4"`` and ``"ipv6"`` ask for a default pool
+        of that family; none given means one IPv4 pool. ``internal``: nothing leads out. ``options``: driver options by
+        Docker's labels.
         ``timeout`` in seconds. The same ``request_id`` gives the same network. Raises Invalid, NotFound (driver),
         AlreadyExists (name; ``pool``: overlaps), Exhausted (with why each pool was refused), Forbidden, NotSupported,
         DriverError, KernelError. libnetwork: NewNetwork.
@@ -158,7 +158,7 @@ class Controller:
         name: str,
         driver: str = "bridge",
         *,
-        subnets: Sequence[str | Subnet | IPNetwork] = (),
+        subnets: Sequence[str | Subnet | IPNetwork] | None = (),
         ipam_driver: str = "default",
         internal: bool = False,
         options: Mapping[str, str] | None = None,
@@ -226,10 +226,10 @@ class Controller:
         host_network: bool = False,
         hostname: str | None = None,
         domain: str | None = None,
-        dns: Sequence[str] = (),
-        dns_search: Sequence[str] = (),
-        dns_options: Sequence[str] = (),
-        extra_hosts: Mapping[str, str] | None = None,
+        dns: Sequence[str | IPAddress] | None = (),
+        dns_search: Sequence[str] | None = (),
+        dns_options: Sequence[str] | None = (),
+        extra_hosts: Mapping[str, str | IPAddress] | None = None,
         labels: Mapping[str, str] | None = None,
         timeout: float | None = None,
         request_id: str | None = None,
@@ -241,8 +241,6 @@ class Controller:
         ``dns``: servers asked from inside the sandbox instead of the host's. Raises Invalid (``netns`` is not one),
         AlreadyExists (the container has a sandbox), KernelError. libnetwork: NewSandbox.
         """
-        if netns is None and not host_network:
-            self._calls.context.doors.kernel.anticipate()  # takes half of the time; one not needed serves the next
         spec = SandboxSpec.checked(
             container_id,
             netns=netns,
@@ -259,6 +257,8 @@ class Controller:
             self._calls.verb(timeout, request_id) as call,
             call.request("create_sandbox", f"sandbox of container {container_id!r}", spec) as request,
         ):
+            if netns is None and not host_network:
+                call.context.doors.kernel.anticipate()  # takes half of the time; one not needed serves the next
             record = sandbox_verbs.create_sandbox(call.context, spec, call.deadline, request)
         return Sandbox(self._calls, record)
 
@@ -290,6 +290,8 @@ class Controller:
         """
         from libcnm.controller.plan import Rehearsal
 
+        if not callable(rehearse):
+            raise Invalid("rehearse", rehearse, "cannot be called", hint="a function of a controller: lambda dry: ...")
         with self._calls.verb(timeout) as call, Rehearsal(self._doors, call.deadline) as rehearsal:
             settings = call.context.settings
             with Controller(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
-from libcnm.controller import membership
+from libcnm.controller import membership, port_claims
 from libcnm.controller.handles import SandboxHandle, own_record
 from libcnm.controller.recovery import after_recovery
 from libcnm.controller.requests import attached_before
 from libcnm.errors import Forbidden, NotFound
-from libcnm.model.addresses import IPInterface
+from libcnm.model.addresses import IPAddress, IPInterface
+from libcnm.model.arguments import flag
 from libcnm.model.ports import Port
 from libcnm.model.records import EndpointRecord, NetworkRecord
 
@@ -158,9 +160,10 @@ class Endpoint:
         Raises Forbidden (in no sandbox; in another one), InUse (in a sandbox of another host), NotFound. libnetwork:
         Leave.
         """
+        given = None if sandbox is None else own_record(sandbox, self._calls)
         with (
             self._calls.verb(timeout, request_id) as call,
-            call.request("leave", self._subject, self.id, "" if sandbox is None else sandbox.id) as request,
+            call.request("leave", self._subject, self.id, "" if given is None else given.id) as request,
         ):
             if request.is_done:
                 with suppress(NotFound):  # deleted since, perhaps
@@ -168,9 +171,9 @@ class Endpoint:
                 return
             self._record = self._read(call)
             place = self._record.attachment
-            if sandbox is not None and place is not None and place.sandbox_id != sandbox.id:
+            if given is not None and place is not None and place.sandbox_id != given.id:
                 raise Forbidden(
-                    f"endpoint {self.name!r} is in sandbox {place.container_id!r}, not in {sandbox.container_id!r}"
+                    f"endpoint {self.name!r} is in sandbox {place.container_id!r}, not in {given.container_id!r}"
                 )
             membership.leave(call.context, self._network, self._record, call.deadline, request)
             self._record = self._read(call)
@@ -179,9 +182,11 @@ class Endpoint:
         """The endpoint as plain data, ``Reachable`` saying for each port who can reach it."""
         with self._calls.verb(timeout) as call:
             self._record = self._read(call)
+            known = self._record.attachment is None or self._record.attachment.host == call.context.host_name
+            here = partial(port_claims.is_here, call.context)
         from libcnm.controller.inspect import endpoint_as_dict
 
-        return endpoint_as_dict(self._network, self._record)
+        return endpoint_as_dict(self._network, self._record, here if known else _perhaps)
 
     def _read(self, call: Call) -> EndpointRecord:
         network = self._network
@@ -192,9 +197,10 @@ class Endpoint:
 
         libnetwork: Endpoint.Delete.
         """
+        forced = flag(force, "force")
         with (
             self._calls.verb(timeout, request_id) as call,
-            call.request("delete_endpoint", self._subject, self.id, force) as request,
+            call.request("delete_endpoint", self._subject, self.id, forced) as request,
         ):
             if request.is_done:
                 return
@@ -202,10 +208,15 @@ class Endpoint:
                 call.context,
                 call.deadline,
                 lambda: membership.delete_endpoint(
-                    call.context, self._network, self._record, call.deadline, force=force, request=request
+                    call.context, self._network, self._record, call.deadline, force=forced, request=request
                 ),
             )
 
     @property
     def _subject(self) -> str:
         return f"endpoint {self.name!r} of network {self._network.name!r}"
+
+
+def _perhaps(_address: IPAddress) -> bool:
+    """Which addresses another host has is not known here."""
+    return True

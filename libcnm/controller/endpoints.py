@@ -22,8 +22,9 @@ from libcnm.errors import AlreadyExists, Exhausted, Forbidden, InUse, Invalid, N
 from libcnm.kv.base import Transaction
 from libcnm.model import keys, limits
 from libcnm.model.addresses import IPAddress, IPInterface, mac_from_address, parse_address, parse_mac
+from libcnm.model.arguments import sequence
 from libcnm.model.deadline import Deadline
-from libcnm.model.ids import check_labels, check_name
+from libcnm.model.ids import check_labels, check_service
 from libcnm.model.ports import Port
 from libcnm.model.records import EndpointRecord, NameClaim, NetworkRecord
 
@@ -45,27 +46,22 @@ class EndpointSpec:
     def checked(
         cls,
         name: str,
-        aliases: Sequence[str],
-        ports: Sequence[str | int | Port],
+        aliases: Sequence[str] | None,
+        ports: Sequence[str | int | Port] | None,
         address: str | IPAddress | Sequence[str | IPAddress] | None,
         mac: str | None,
         options: Mapping[str, str] | None,
         labels: Mapping[str, str] | None,
     ) -> EndpointSpec:
         """The specification, or Invalid."""
-        check_name(name)
-        for field, value in (("aliases", aliases), ("ports", ports)):
-            if isinstance(value, str):
-                raise Invalid(field, value, "is a string", hint=f"{field}=[{value!r}]")
-        if len(aliases) > limits.ALIASES:
-            raise Invalid("aliases", len(aliases), f"aliases are more than {limits.ALIASES}")
-        if len(ports) > limits.PORTS_PER_ENDPOINT:
-            raise Invalid("ports", len(ports), f"ports are more than {limits.PORTS_PER_ENDPOINT}")
-        wanted = () if address is None else (address,) if isinstance(address, str | IPAddress) else tuple(address)
+        further = sequence(aliases, "aliases", limits.ALIASES)
+        published = sequence(ports, "ports", limits.PORTS_PER_ENDPOINT)
+        one = isinstance(address, str | IPAddress)
+        wanted = (address,) if one else sequence(address, "address", limits.SUBNETS_PER_NETWORK)
         return cls(
-            name,
-            tuple(dict.fromkeys(check_name(alias, "alias") for alias in aliases)),
-            tuple(dict.fromkeys(Port.of(port) for port in ports)),
+            check_service(name),
+            tuple(dict.fromkeys(check_service(alias, "alias") for alias in further)),
+            tuple(dict.fromkeys(Port.of(port) for port in published)),
             tuple(parse_address(one, "address") for one in wanted),
             "" if mac is None else parse_mac(mac),
             check_labels(options, "options"),
@@ -87,7 +83,7 @@ def create_endpoint(
     )
     if known is not None:
         return known
-    _check(driver, network, spec)
+    _check(context, driver, network, spec)
     draft = EndpointRecord(
         id=request.object_id(context),
         name=spec.name,
@@ -115,7 +111,7 @@ def create_endpoint(
         except (AlreadyExists, Exhausted, Invalid):
             _refuse_taken_name(repository, network, spec, deadline)  # that is said first: libnetwork's order
             raise
-        mac = _mac(driver, draft, spec, addresses)
+        mac = _mac(driver, network, draft, spec, addresses)
         record = attrs.evolve(draft, addresses=addresses, mac=mac)
         claims += stored.same + create(
             keys.endpoint_name(network.id, spec.name), NameClaim(record.id, record.operation)
@@ -144,11 +140,11 @@ def _refuse_taken_name(repository: Repository, network: NetworkRecord, spec: End
         raise AlreadyExists("endpoint", spec.name, holder=holder[:12], hint=f"in network {network.name!r}")
 
 
-def _check(driver: Driver, network: NetworkRecord, spec: EndpointSpec) -> None:
+def _check(context: Context, driver: Driver, network: NetworkRecord, spec: EndpointSpec) -> None:
     if driver.capabilities.addresses:
         for address in spec.addresses:
             if not any(address in subnet for subnet in network.subnets if subnet.version == address.version):
-                listed = ", ".join(map(str, network.subnets))
+                listed = ", ".join(map(str, network.subnets)) or "it has none"
                 raise Invalid("address", str(address), f"is in none of the network's subnets ({listed})")
         if spec.ports and not port_claims.publishes(driver, network):
             why = "is internal" if network.internal else "has no gateway"
@@ -158,6 +154,9 @@ def _check(driver: Driver, network: NetworkRecord, spec: EndpointSpec) -> None:
                 f"cannot be published: network {network.name!r} {why}",
                 hint="publish from an endpoint on a bridge network in the same sandbox",
             )
+        if not spec.gateway_of:  # a way out's are bound already
+            port_claims.check(context, driver, network, spec.ports)
+        _refuse_own_mac(driver, network, spec.mac)
         return
     for field, value in (("address", spec.addresses), ("mac", spec.mac), ("ports", spec.ports)):
         if value:
@@ -228,13 +227,27 @@ def _first_granted(
     raise Exhausted(f"address in any of {', '.join(str(request.pool.subnet) for request in requests)}", refusals)
 
 
-def _mac(driver: Driver, draft: EndpointRecord, spec: EndpointSpec, addresses: tuple[IPInterface, ...]) -> str:
+def _refuse_own_mac(driver: Driver, network: NetworkRecord, mac: str) -> None:
+    holder = driver.own_macs(network).get(mac)
+    if holder is not None:
+        raise AlreadyExists("MAC", mac, holder=f"{holder} of network {network.name}")
+
+
+def _mac(
+    driver: Driver,
+    network: NetworkRecord,
+    draft: EndpointRecord,
+    spec: EndpointSpec,
+    addresses: tuple[IPInterface, ...],
+) -> str:
     if not driver.capabilities.addresses:
         return ""
     if spec.mac:
         return spec.mac
     if addresses and addresses[0].version == 4:
-        return mac_from_address(addresses[0].ip)
+        mac = mac_from_address(addresses[0].ip)
+        if mac not in driver.own_macs(network):  # an IPv6 gateway may end like our IPv4 address
+            return mac
     return _mac_from_id(draft.id)
 
 

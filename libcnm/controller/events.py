@@ -18,6 +18,7 @@ import attrs
 from libcnm.controller.context import Context
 from libcnm.controller.event_source import Batch, Source
 from libcnm.errors import CnmError, Invalid
+from libcnm.model.arguments import patience
 from libcnm.model.event import Cursor, Event, Position
 from libcnm.model.ids import short
 from libcnm.model.records import Scope
@@ -71,8 +72,7 @@ class Events:
                 thread.start()
 
     def _checked(self, since: str | None, timeout: float | None) -> Cursor:
-        if timeout is not None and (not isinstance(timeout, int | float) or not 0 <= timeout <= threading.TIMEOUT_MAX):
-            raise Invalid("timeout", timeout, "is not a number of seconds")
+        patience(timeout)
         if since is None:
             return Cursor(self._installation)
         cursor = Cursor.parse(since)

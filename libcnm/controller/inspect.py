@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+from libcnm.model.addresses import IPAddress
 from libcnm.model.ports import Port
 from libcnm.model.records import EndpointRecord, NetworkRecord, SandboxRecord
 
@@ -28,6 +29,7 @@ def network_as_dict(record: NetworkRecord, endpoints: Iterable[EndpointRecord]) 
                     **({"AuxiliaryAddresses": {k: str(v) for k, v in pool.aux.items()}} if pool.aux else {}),
                 }
                 for pool in record.pools
+                if pool.subnet.prefixlen  # an IPAM without addresses has no subnet to show
             ],
         },
         "Internal": record.internal,
@@ -50,9 +52,14 @@ def _short(record: EndpointRecord) -> dict[str, object]:
     }
 
 
-def endpoint_as_dict(network: NetworkRecord, record: EndpointRecord) -> dict[str, object]:
+Here = Callable[[IPAddress], bool]
+"""Whether the host of an endpoint has an address; True of those of which that is not known."""
+
+
+def endpoint_as_dict(network: NetworkRecord, record: EndpointRecord, here: Here) -> dict[str, object]:
     """One endpoint; ``Ports`` says of each published port who can reach it."""
     place = record.attachment
+    when = "" if place is not None else ", once attached"
     return {
         "Name": record.name,
         "Id": record.id,
@@ -65,7 +72,8 @@ def endpoint_as_dict(network: NetworkRecord, record: EndpointRecord) -> dict[str
         "Options": dict(record.options),
         "Labels": dict(record.labels),
         "Ports": [
-            {"Port": str(port), "Reachable": reachable(port)} for port in (place.ports if place else record.ports)
+            {"Port": str(port), "Reachable": reachable(port, here) + when}
+            for port in (place.ports if place else record.ports)
         ],
         **({"WayOutOf": record.gateway_of} if record.gateway_of else {}),
         "Attachment": None
@@ -82,10 +90,12 @@ def endpoint_as_dict(network: NetworkRecord, record: EndpointRecord) -> dict[str
     }
 
 
-def reachable(port: Port) -> str:
+def reachable(port: Port, here: Here) -> str:
     """Who can reach a published port, in words."""
     if port.host_address is None:
-        return "the default host addresses, once attached"
+        return "whoever can reach the default host addresses"
+    if not here(port.host_address):
+        return f"nobody: the host does not have {port.host_address}"
     if port.host_address.is_loopback:
         return "this host only"
     if port.host_address.is_unspecified:
@@ -94,7 +104,7 @@ def reachable(port: Port) -> str:
 
 
 def sandbox_as_dict(
-    record: SandboxRecord, path: str, plugs: Iterable[tuple[NetworkRecord, EndpointRecord]]
+    record: SandboxRecord, path: str, plugs: Iterable[tuple[NetworkRecord, EndpointRecord]], here: Here
 ) -> dict[str, object]:
     """One sandbox with its endpoints."""
     return {
@@ -107,7 +117,7 @@ def sandbox_as_dict(
         "Dns": list(record.dns),
         "ExtraHosts": dict(record.extra_hosts),
         "Labels": dict(record.labels),
-        "Endpoints": [endpoint_as_dict(network, endpoint) for network, endpoint in plugs],
+        "Endpoints": [endpoint_as_dict(network, endpoint, here) for network, endpoint in plugs],
     }
 
 

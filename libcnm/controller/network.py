@@ -13,6 +13,7 @@ from libcnm.controller.recovery import after_recovery
 from libcnm.controller.repository import find
 from libcnm.errors import Ambiguous
 from libcnm.model.addresses import IPAddress, IPNetwork
+from libcnm.model.arguments import flag
 from libcnm.model.ids import check_name
 from libcnm.model.ports import Port
 from libcnm.model.records import EndpointRecord, NetworkRecord, Scope
@@ -91,8 +92,8 @@ class Network:
         self,
         name: str,
         *,
-        aliases: Sequence[str] = (),
-        ports: Sequence[str | int | Port] = (),
+        aliases: Sequence[str] | None = (),
+        ports: Sequence[str | int | Port] | None = (),
         address: str | IPAddress | Sequence[str | IPAddress] | None = None,
         mac: str | None = None,
         options: Mapping[str, str] | None = None,
@@ -102,7 +103,8 @@ class Network:
     ) -> Endpoint:
         """Create an endpoint: a name and addresses in this network, not yet anywhere.
 
-        ``aliases``: further names, which endpoints may share. ``ports``: Docker's notation or :class:`Port`.
+        ``name`` and ``aliases`` are for DNS: labels of at most 63 characters, and no two names that differ in case
+        alone. ``aliases``: further names, which endpoints may share. ``ports``: Docker's notation or :class:`Port`.
         ``address``: one of each IP version at most, else one is allocated. ``timeout`` in seconds. The same
         ``request_id`` gives the same endpoint. Raises Invalid, AlreadyExists (kind ``endpoint``, ``address`` or
         ``MAC``), Exhausted, NotFound, Forbidden (the network is being deleted). libnetwork: CreateEndpoint.
@@ -146,9 +148,10 @@ class Network:
 
         Raises InUse (every holder with its host, and what to do), NotFound. libnetwork: Network.Delete.
         """
+        forced = flag(force, "force")
         with (
             self._calls.verb(timeout, request_id) as call,
-            call.request("delete_network", f"network {self.name!r}", self.id, force) as request,
+            call.request("delete_network", f"network {self.name!r}", self.id, forced) as request,
         ):
             if request.is_done:
                 return
@@ -156,7 +159,7 @@ class Network:
             after_recovery(
                 call.context,
                 call.deadline,
-                lambda: membership.delete_network(call.context, record, call.deadline, force=force, request=request),
+                lambda: membership.delete_network(call.context, record, call.deadline, force=forced, request=request),
             )
 
 

@@ -19,12 +19,14 @@ from libcnm.controller.delta import delta
 from libcnm.controller.repository import Repository, Stored, create, drop, outcome_unknown, retrying
 from libcnm.controller.requests import UNNAMED, Request, apart, ended, made_before
 from libcnm.errors import AlreadyExists, CnmError, Corrupt, Exhausted, Forbidden, InUse, Invalid, NotFound
-from libcnm.kv.base import Absent, Put, Transaction
+from libcnm.kv.base import Put, Transaction
 from libcnm.model import keys, limits, options
-from libcnm.model.addresses import IPNetwork, Subnet
+from libcnm.model.addresses import IPNetwork, Subnet, assignable
+from libcnm.model.arguments import flag, sequence
 from libcnm.model.codec import encode
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_labels, check_name
+from libcnm.model.pool import Pool
 from libcnm.model.records import EndpointRecord, Intent, Mark, NameClaim, NetworkRecord
 from libcnm.model.resource import Change
 
@@ -50,23 +52,21 @@ class NetworkSpec:
         cls,
         name: str,
         driver: str,
-        subnets: Sequence[str | Subnet | IPNetwork],
+        subnets: Sequence[str | Subnet | IPNetwork] | None,
         ipam_driver: str,
         internal: bool,
         chosen: Mapping[str, str] | None,
         labels: Mapping[str, str] | None,
     ) -> NetworkSpec:
         """The specification, or Invalid."""
-        check_name(name)
-        check_name(driver, "driver")
-        check_name(ipam_driver, "ipam_driver")
-        if isinstance(subnets, str):
-            raise Invalid("subnets", subnets, "is a string", hint=f"subnets=[{subnets!r}]")
-        if len(subnets) > limits.SUBNETS_PER_NETWORK:
-            raise Invalid("subnets", len(subnets), f"subnets are more than {limits.SUBNETS_PER_NETWORK}")
-        found = tuple(Subnet.of(subnet) for subnet in subnets)
         return cls(
-            name, driver, found, ipam_driver, bool(internal), check_labels(chosen, "options"), check_labels(labels)
+            check_name(name),
+            check_name(driver, "driver"),
+            tuple(Subnet.of(subnet) for subnet in sequence(subnets, "subnets", limits.SUBNETS_PER_NETWORK)),
+            check_name(ipam_driver, "ipam_driver"),
+            flag(internal, "internal"),
+            check_labels(chosen, "options"),
+            check_labels(labels),
         )
 
 
@@ -170,6 +170,8 @@ def _claim(
                 for index, subnet in enumerate(wanted)
             ]
             grant = ipam.request_pools(repository.store, requests, deadline=deadline)
+            for pool in grant.pools:
+                _refuse_full(pool)
             record, claims = attrs.evolve(record, pools=grant.pools), grant.transaction
             driver.check_network(context.facts(driver), record)
         if driver.capabilities.vni:
@@ -197,6 +199,15 @@ def _refuse_taken_names(repository: Repository, driver: Driver, draft: NetworkRe
         raise Forbidden(f"there is a network of driver {driver.name!r} already", hint="there can be only one; use that")
 
 
+def _refuse_full(pool: Pool) -> None:
+    """A pool whose every address is its gateway's or reserved would make a network that no endpoint fits in."""
+    reserved = {pool.gateway, *pool.aux.values()}
+    if pool.gateway is not None and assignable(pool.subnet) <= len(reserved):
+        raise Invalid(
+            "subnet", str(pool.subnet), "has no address left for an endpoint", hint="a shorter prefix, like /24"
+        )
+
+
 def ipam_options(chosen: Mapping[str, str]) -> dict[str, str]:
     """Those of a network's options that are its IPAM's."""
     return {label: value for label, value in chosen.items() if label.startswith(options.IPAM_PREFIX)}
@@ -214,8 +225,7 @@ def _claim_vni(repository: Repository, record: NetworkRecord, deadline: Deadline
         holder = repository.holder(keys.vni(number), deadline)
         if holder is not None:
             raise AlreadyExists("VNI", str(number), holder=f"network {holder[:12]}")
-        claim = Transaction((Absent(keys.vni(number)),), (Put(keys.vni(number), encode(NameClaim(record.id))),))
-        return attrs.evolve(record, vni=number), claim
+        return attrs.evolve(record, vni=number), create(keys.vni(number), NameClaim(record.id))
     try:
         hint = repository.read(NameClaim, keys.VNI_HINT, deadline)
     except Corrupt:  # it is no more than a hint
@@ -231,11 +241,9 @@ def _claim_vni(repository: Repository, record: NetworkRecord, deadline: Deadline
         if (taken is None and repository.holder(keys.vni(number), deadline) is None) or (
             taken is not None and number not in taken
         ):
-            writes = (
-                Put(keys.vni(number), encode(NameClaim(record.id))),
-                Put(keys.VNI_HINT, encode(NameClaim(str(number + 1)))),
-            )
-            return attrs.evolve(record, vni=number), Transaction((Absent(keys.vni(number)),), writes)
+            claim = create(keys.vni(number), NameClaim(record.id))
+            hint_write = Put(keys.VNI_HINT, encode(NameClaim(str(number + 1)), keys.VNI_HINT))  # others write it, too
+            return attrs.evolve(record, vni=number), claim + Transaction((), (hint_write,))
     raise Exhausted("VXLAN network identifier")
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import attrs
@@ -21,13 +23,32 @@ from libcnm.kv.base import Transaction
 from libcnm.model import keys
 from libcnm.model.addresses import IPAddress
 from libcnm.model.deadline import Deadline
-from libcnm.model.ports import Port
+from libcnm.model.ports import Port, Protocol
 from libcnm.model.records import EndpointRecord, NetworkRecord, PortClaim
 
 _DYNAMIC_FIRST: Final = 49152
 _DYNAMIC_LAST: Final = 65535
 """RFC 6335's dynamic ports, from which one is chosen when the user gives none."""
 _TRIES: Final = 64
+
+
+def check(context: Context, driver: Driver, network: NetworkRecord, ports: Sequence[Port]) -> None:
+    """Refuse, when an endpoint is created, the ports that could never be bound together, or not on this host; on which
+    host an endpoint of the cluster will be is not known yet. Raises Invalid.
+    """
+    _refuse_clashes(ports)
+    here = network.scope == "local"
+    versions = {subnet.version for subnet in network.subnets}
+    if ports and not versions:
+        raise Invalid(
+            "ports", [str(port) for port in ports], f"lead nowhere: network {network.name!r} has no addresses"
+        )
+    known = [port for port in ports if here or port.host_address is not None]
+    bound = [one for port in known for one in _placed(context, driver, network, port, versions)]
+    _refuse_clashes(bound)
+    for address, port in {port.host_address: port for port in bound}.items():
+        if here and address is not None and not is_here(context, address):
+            raise _elsewhere(port)
 
 
 def choose(
@@ -42,22 +63,41 @@ def choose(
     if not record.ports or not publishes(driver, network):
         return ()
     versions = {interface.version for interface in record.addresses}
+    placed = [_placed(context, driver, network, port, versions) for port in record.ports]
+    given = [one for some in placed for one in some if one.host_port]
     bound: list[Port] = []
-    for port in record.ports:
-        addresses = [ip for ip in _addresses(context, driver, network, port) if ip.version in versions]
-        if not addresses:
-            raise Invalid("port", str(port), "has no host address of an IP version that the endpoint has")
-        number = port.host_port or _free(context, port, addresses, deadline)
-        for address in addresses:
-            one = attrs.evolve(port, host_port=number, host_address=address)
+    for some in placed:
+        number = some[0].host_port or _free(context, some, [*given, *bound], deadline)
+        for one in (attrs.evolve(port, host_port=number) for port in some):
             _refuse_taken(context, one, record.id, deadline)
             bound.append(one)
+    _refuse_clashes(bound)
     return tuple(dict.fromkeys(bound))
 
 
 def publishes(driver: Driver, network: NetworkRecord) -> bool:
     """True when ports of the network's endpoints can be published: through it, or through a way out beside it."""
     return not network.internal and (not driver.capabilities.gateway or bool(driver.gateways(network)))
+
+
+def _placed(
+    context: Context, driver: Driver, network: NetworkRecord, port: Port, versions: AbstractSet[int]
+) -> tuple[Port, ...]:
+    """The port at each host address that it will be bound to."""
+    addresses = [ip for ip in _addresses(context, driver, network, port) if ip.version in versions]
+    if not addresses:
+        raise Invalid("port", str(port), "has no host address of an IP version that the endpoint has")
+    return tuple(attrs.evolve(port, host_address=address) for address in addresses)
+
+
+def _refuse_clashes(ports: Sequence[Port]) -> None:
+    known: dict[tuple[str, int], list[Port]] = {}
+    for port in ports:
+        same = known.setdefault((port.protocol, port.host_port), [])
+        for other in same:
+            if port.clashes(other):
+                raise Invalid("ports", [str(other), str(port)], "lead one host port to two ports of the container")
+        same.append(port)
 
 
 def _addresses(context: Context, driver: Driver, network: NetworkRecord, port: Port) -> tuple[IPAddress, ...]:
@@ -68,15 +108,16 @@ def _addresses(context: Context, driver: Driver, network: NetworkRecord, port: P
     return chosen or context.settings.default_host_ips
 
 
-def _free(context: Context, port: Port, addresses: list[IPAddress], deadline: Deadline) -> int:
+def _free(context: Context, wanted: Sequence[Port], siblings: Sequence[Port], deadline: Deadline) -> int:
+    """A host port that is free at every address of ``wanted``; what the endpoint's other ports have is not."""
     span = _DYNAMIC_LAST - _DYNAMIC_FIRST + 1
     start = context.doors.entropy.below(span)
     for step in range(_TRIES):
         number = _DYNAMIC_FIRST + (start + step) % span
-        if all(
-            _holder(context, attrs.evolve(port, host_port=number, host_address=ip), deadline) is None
-            for ip in addresses
-        ):
+        candidates = [attrs.evolve(port, host_port=number) for port in wanted]
+        if any(one.clashes(sibling) for one in candidates for sibling in siblings):
+            continue
+        if all(_holder(context, one, deadline) is None for one in candidates):
             return number
     raise Exhausted("host port", [f"{_TRIES} ports from {_DYNAMIC_FIRST + start % span} on are taken"])
 
@@ -106,24 +147,43 @@ def _clash(text: str, address: IPAddress | None) -> bool:
 def _listened_on(context: Context, port: Port) -> bool:
     address = port.host_address
     assert address is not None, "ports are asked about by address"
+    refusal = _bind(context, address, port.host_port, port.protocol)
+    if refusal == errno.EADDRNOTAVAIL and not address.is_loopback:
+        raise _elsewhere(port)
+    return refusal == errno.EADDRINUSE
+
+
+def is_here(context: Context, address: IPAddress) -> bool:
+    """True unless this host is known not to have the address. Loopback counts as had, with or without IPv6."""
+    if address.is_loopback or address.is_unspecified:
+        return True
+    return _bind(context, address, 0, "udp") != errno.EADDRNOTAVAIL
+
+
+def _elsewhere(port: Port) -> Invalid:
+    return Invalid("port", str(port), f"binds to {port.host_address}, which is no address of this host")
+
+
+def _bind(context: Context, address: IPAddress, number: int, protocol: Protocol) -> int:
+    """Why a socket of this host could not be bound there (an errno), or 0."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    kind = socket.SOCK_STREAM if port.protocol == "tcp" else socket.SOCK_DGRAM
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     try:
         probe = context.doors.kernel.open_socket("", family, kind)
     except NotSupported:
-        return False
+        return 0
+    except OSError as error:  # a kernel without IPv6 has no IPv6 address
+        return errno.EADDRNOTAVAIL if error.errno == errno.EAFNOSUPPORT else error.errno or errno.EIO
     with probe:
         if kind == socket.SOCK_STREAM:  # so that connections in TIME_WAIT are not taken for a listener
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
-            probe.bind((str(address), port.host_port))
+            probe.bind((str(address), number))
         except OSError as error:
-            if error.errno == errno.EADDRNOTAVAIL and not address.is_loopback:
-                raise Invalid("port", str(port), f"binds to {address}, which is no address of this host") from None
-            return error.errno == errno.EADDRINUSE
-    return False
+            return error.errno or errno.EIO
+    return 0
 
 
 def claim(context: Context, record: EndpointRecord, ports: tuple[Port, ...], deadline: Deadline) -> Transaction:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
-from libcnm.controller import sandbox_files
+from libcnm.controller import port_claims, sandbox_files
 from libcnm.controller import sandboxes as sandbox_verbs
 from libcnm.controller.endpoint import Endpoint
 from libcnm.controller.handles import SandboxHandle
@@ -16,6 +17,7 @@ from libcnm.controller.recovery import after_recovery
 from libcnm.controller.sandboxes import SandboxSpec
 from libcnm.errors import CnmError, NotFound
 from libcnm.kernel.base import LinkStatistics
+from libcnm.model import arguments
 from libcnm.model.addresses import IPAddress
 from libcnm.model.ids import check_hostname
 from libcnm.system import processes
@@ -84,7 +86,7 @@ class Sandbox(SandboxHandle):
         """Run a program inside the sandbox, as :func:`subprocess.run` does, and with the sandbox's own ``/etc/hosts``,
         ``/etc/resolv.conf`` and ``/etc/hostname`` in a private mount namespace. No shell.
         """
-        if text:
+        if text is not None and arguments.flag(text, "text"):
             options["text"] = True
         return processes.run(
             self.popen,
@@ -120,8 +122,9 @@ class Sandbox(SandboxHandle):
         """
         from libcnm.controller.zones import resolve
 
+        wanted = arguments.text(name, "name")
         with self._calls.verb(timeout) as call:
-            return resolve(call.context, self._record, name, call.deadline)
+            return resolve(call.context, self._record, wanted, call.deadline)
 
     def statistics(self) -> Mapping[str, LinkStatistics]:
         """The counters of each of its interfaces. libnetwork: Sandbox.Statistics."""
@@ -138,10 +141,10 @@ class Sandbox(SandboxHandle):
         *,
         hostname: str | None = None,
         domain: str | None = None,
-        dns: Sequence[str] | None = None,
+        dns: Sequence[str | IPAddress] | None = None,
         dns_search: Sequence[str] | None = None,
         dns_options: Sequence[str] | None = None,
-        extra_hosts: Mapping[str, str] | None = None,
+        extra_hosts: Mapping[str, str | IPAddress] | None = None,
         labels: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> None:
@@ -166,9 +169,9 @@ class Sandbox(SandboxHandle):
             host_network=False,
             hostname=None if hostname is None else check_hostname(hostname),
             domain=domain,
-            dns=() if dns is None else dns,
-            dns_search=() if dns_search is None else dns_search,
-            dns_options=() if dns_options is None else dns_options,
+            dns=dns,
+            dns_search=dns_search,
+            dns_options=dns_options,
             extra_hosts=extra_hosts,
             labels=labels,
         )
@@ -183,7 +186,8 @@ class Sandbox(SandboxHandle):
         with self._calls.verb(timeout) as call:
             self._record = call.context.sandbox(self.id, call.deadline, name=self.container_id).record
             plugs = call.context.plugs(self.id, call.deadline)
-            return sandbox_as_dict(self._record, self.path, [(plug.network.record, plug.endpoint) for plug in plugs])
+            inside = [(plug.network.record, plug.endpoint) for plug in plugs]
+            return sandbox_as_dict(self._record, self.path, inside, partial(port_claims.is_here, call.context))
 
     def delete(
         self, *, keep_endpoints: bool = False, timeout: float | None = None, request_id: str | None = None
@@ -192,11 +196,10 @@ class Sandbox(SandboxHandle):
 
         Raises NotFound. That its namespace or links are gone already is no error. libnetwork: Sandbox.Delete.
         """
+        kept = arguments.flag(keep_endpoints, "keep_endpoints")
         with (
             self._calls.verb(timeout, request_id) as call,
-            call.request(
-                "delete_sandbox", f"sandbox of container {self.container_id!r}", self.id, keep_endpoints
-            ) as request,
+            call.request("delete_sandbox", f"sandbox of container {self.container_id!r}", self.id, kept) as request,
         ):
             if request.is_done:
                 return
@@ -205,6 +208,6 @@ class Sandbox(SandboxHandle):
                 call.context,
                 call.deadline,
                 lambda: sandbox_verbs.delete_sandbox(
-                    call.context, record, call.deadline, keep_endpoints=keep_endpoints, request=request
+                    call.context, record, call.deadline, keep_endpoints=kept, request=request
                 ),
             )

@@ -21,12 +21,22 @@ from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.repository import create, drop, retrying
 from libcnm.controller.requests import UNNAMED, Request, made_before
+from libcnm.dns.view import RESOLVER_ADDRESS
 from libcnm.errors import AlreadyExists, CnmError, Forbidden, Invalid, NotFound
 from libcnm.kernel.resources import Namespace
-from libcnm.model import keys
-from libcnm.model.addresses import parse_address
+from libcnm.model import keys, limits
+from libcnm.model.addresses import IPAddress, parse_address, parse_server
+from libcnm.model.arguments import flag, mapping, path, sequence
 from libcnm.model.deadline import Deadline
-from libcnm.model.ids import check_hostname, check_labels, check_name, looks_like_id, short
+from libcnm.model.ids import (
+    check_hostname,
+    check_labels,
+    check_name,
+    check_own_hostname,
+    check_resolver_option,
+    looks_like_id,
+    short,
+)
 from libcnm.model.records import NameClaim, NetworkRecord, SandboxRecord
 from libcnm.model.resource import Resource
 
@@ -57,40 +67,54 @@ class SandboxSpec:
         host_network: bool,
         hostname: str | None,
         domain: str | None,
-        dns: Sequence[str],
-        dns_search: Sequence[str],
-        dns_options: Sequence[str],
-        extra_hosts: Mapping[str, str] | None,
+        dns: Sequence[str | IPAddress] | None,
+        dns_search: Sequence[str] | None,
+        dns_options: Sequence[str] | None,
+        extra_hosts: Mapping[str, str | IPAddress] | None,
         labels: Mapping[str, str] | None,
     ) -> SandboxSpec:
         """The specification, or Invalid."""
         check_name(container_id, "container_id")
-        if netns is not None and (not isinstance(netns, str) or not netns.startswith("/") or "\0" in netns):
-            raise Invalid("netns", netns, "is not an absolute path", hint="for example /proc/4242/ns/net")
-        if netns is not None and host_network:
-            raise Invalid("netns", netns, "cannot be given together with host_network")
-        hosts = {
-            check_hostname(name, "extra_hosts"): str(parse_address(ip, "extra_hosts"))
-            for name, ip in (extra_hosts or {}).items()
-        }
+        if netns is not None:
+            path(netns, "netns", hint="for example /proc/4242/ns/net")
+            if host_network:
+                raise Invalid("netns", netns, "cannot be given together with host_network")
+        hosts = mapping(extra_hosts, "extra_hosts", limits.EXTRA_HOSTS)
+        own, of = _or_empty(hostname, "hostname"), _or_empty(domain, "domain")
+        if own or of:
+            check_own_hostname(own or _hostname(container_id), of)
         return cls(
             container_id,
             netns,
-            bool(host_network),
-            check_hostname(hostname) if hostname else "",
-            check_hostname(domain, "domain") if domain else "",
-            tuple(str(parse_address(server, "dns")) for server in dns),
-            tuple(check_hostname(name, "dns_search") for name in dns_search if name != "."),
-            tuple(_option(option) for option in dns_options),
-            hosts,
+            flag(host_network, "host_network"),
+            own,
+            of,
+            tuple(str(_server(server)) for server in sequence(dns, "dns", limits.DNS_SERVERS)),
+            _search(sequence(dns_search, "dns_search", limits.DNS_SEARCH)),
+            tuple(check_resolver_option(option) for option in sequence(dns_options, "dns_options", limits.DNS_OPTIONS)),
+            {
+                check_hostname(name, "extra_hosts"): str(parse_address(ip, f"extra_hosts[{name}]"))
+                for name, ip in hosts.items()
+            },
             check_labels(labels),
         )
 
 
-def _option(option: str) -> str:
-    if not isinstance(option, str) or not option or not option.isascii() or not option.isprintable() or " " in option:
-        raise Invalid("dns_options", option, "is not a resolver option", hint="for example ndots:2")
-    return option
+def _or_empty(name: str | None, field: str) -> str:
+    """None and "" both ask for the default; whatever else is false does not."""
+    return "" if name is None or name == "" else check_hostname(name, field)
+
+
+def _server(value: str | IPAddress) -> IPAddress:
+    server = parse_server(value, "dns")
+    if server == RESOLVER_ADDRESS:
+        raise Invalid("dns", str(server), "is the sandbox's own resolver, which would ask itself")
+    return server
+
+
+def _search(domains: Sequence[str]) -> tuple[str, ...]:
+    """A root among them means "no domains" to resolv.conf(5), and is none."""
+    return tuple(check_hostname(name, "dns_search") for name in domains if not (isinstance(name, str) and name == "."))
 
 
 def create_sandbox(
@@ -300,7 +324,7 @@ def rename(context: Context, record: SandboxRecord, hostname: str, deadline: Dea
     """Give the sandbox another host name; its files follow, and its endpoints' names do (libnetwork's
     Sandbox.Rename).
     """
-    return refresh(context, record, deadline, hostname=check_hostname(hostname))
+    return refresh(context, record, deadline, hostname=hostname)
 
 
 def refresh(context: Context, record: SandboxRecord, deadline: Deadline, **changes: Any) -> SandboxRecord:
@@ -310,6 +334,7 @@ def refresh(context: Context, record: SandboxRecord, deadline: Deadline, **chang
         def attempt() -> SandboxRecord:
             stored = context.sandbox(record.id, deadline, name=record.container_id)
             changed = attrs.evolve(stored.record, **changes)
+            check_own_hostname(changed.hostname, changed.domain)  # each may be right, and together too long
             context.local.commit(stored.replace(changed), deadline)
             return changed
 

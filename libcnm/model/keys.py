@@ -38,8 +38,8 @@ def endpoint(network_id: str, endpoint_id: str) -> str:
 
 
 def endpoint_name(network_id: str, name: str) -> str:
-    """The claim of an endpoint's name within its network."""
-    return f"name/endpoint/{network_id}/{name}"
+    """The claim of an endpoint's name within its network; DNS knows no case (RFC 4343), so "web" and "Web" are one."""
+    return f"name/endpoint/{network_id}/{name.lower()}"
 
 
 def mac(network_id: str, address: str) -> str:

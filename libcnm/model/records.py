@@ -50,8 +50,10 @@ class NetworkRecord:
 
     @property
     def subnets(self) -> tuple[IPNetwork, ...]:
-        """The subnets, in the order they were given."""
-        return tuple(pool.subnet for pool in self.pools)
+        """The subnets, in the order they were given. The pool of an IPAM that has no addresses (null) is everything,
+        which is nobody's subnet.
+        """
+        return tuple(pool.subnet for pool in self.pools if pool.subnet.prefixlen)
 
 
 @attrs.frozen

@@ -12,6 +12,8 @@ from contextlib import suppress
 from typing import Any
 
 from libcnm.errors import Invalid
+from libcnm.model import limits
+from libcnm.model.arguments import flag, patience, sequence
 
 
 def be_patient() -> None:
@@ -24,10 +26,24 @@ def be_patient() -> None:
 
 
 def checked_argv(argv: Sequence[str], options: Mapping[str, Any]) -> list[str]:
-    """The arguments, or Invalid for a command line in one string, or a shell."""
+    """The arguments, or Invalid for none, for a command line in one string, or for a shell."""
+    hint = "there is no shell here: ['ping', '-c1', 'db']"
     if isinstance(argv, str | bytes) or options.get("shell"):
-        raise Invalid("argv", argv, "is not a list of arguments", hint="there is no shell here: ['ping', '-c1', 'db']")
-    return list(argv)
+        raise Invalid("argv", argv, "is not a list of arguments", hint=hint)
+    words = sequence(argv, "argv", limits.ARGUMENTS)
+    if not words:
+        raise Invalid("argv", argv, "names no program", hint=hint)
+    return [_argument(word) for word in words]
+
+
+def _argument(word: str | bytes | os.PathLike[str]) -> str:
+    try:
+        octets = os.fsencode(word)
+    except (TypeError, UnicodeEncodeError):
+        raise Invalid("argv", word, "is no argument: neither a string that can be encoded, nor a path") from None
+    if b"\0" in octets:
+        raise Invalid("argv", word, "holds a NUL, which no argument can")
+    return os.fsdecode(octets)
 
 
 def run(
@@ -44,6 +60,11 @@ def run(
 
     Waits, collects, and kills the process on a time-out or any exception.
     """
+    patience(timeout)
+    flag(check, "check")
+    flag(capture_output, "capture_output")
+    if given is not None and not isinstance(given, bytes | str):
+        raise Invalid("input", given, "is neither bytes nor a string")
     if capture_output:
         options["stdout"] = options["stderr"] = subprocess.PIPE
     if given is not None:

@@ -147,7 +147,7 @@ class ControllerMachine(Watched):
     ) -> None:  # fmt: skip
         net = self._some_network(data)
         wanted: IPAddress | None = None if address is None else ipaddress.ip_address(address)
-        refusal = Invalid if ports and not net.publishes else self.model.create_endpoint(net, name, wanted, mac)
+        refusal = self.model.create_endpoint(net, name, wanted, mac, map(Port.of, ports))
         live = self._network(net, host, process)
         request = self._request() if twice else None
 
@@ -250,7 +250,7 @@ class ControllerMachine(Watched):
             self.create_sandbox(host, process, container, own=True)
         name = f"e{self.world.entropy.below(2**32)}"
         net = usable[0]
-        ports = ports if net.publishes else ()
+        ports = ports if self.model.publishable(net, map(Port.of, ports)) else ()
         if self.model.create_endpoint(net, name, None, None) is None:
             endpoint = self._network(net, host, process).create_endpoint(name, ports=ports)
             addresses = frozenset(interface.ip for interface in endpoint.addresses)

@@ -181,12 +181,17 @@ class Model:
                 return AlreadyExists
         return None
 
-    def create_endpoint(self, net: Net, name: str, address: IPAddress | None, mac: str | None) -> Refusal:
+    def create_endpoint(
+        self, net: Net, name: str, address: IPAddress | None, mac: str | None, ports: Iterable[Port] = ()
+    ) -> Refusal:
         """For a name that is well-formed, and subnets small enough to be exhausted."""
         plain = net.driver in ("null", "host")
+        versions = {subnet.version for subnet in net.subnets}
         if plain and (address is not None or mac is not None):
             return Invalid
         if address is not None and not any(address in subnet for subnet in net.subnets):
+            return Invalid
+        if not self.publishable(net, ports):
             return Invalid
         if any(one.name == name for one in self.of(net.id)):
             return AlreadyExists
@@ -200,10 +205,16 @@ class Model:
             if address in held:
                 return AlreadyExists
         asked = None if address is None else address.version
-        for version in {subnet.version for subnet in net.subnets} - {asked}:
+        for version in versions - {asked}:
             if all(ip in held for subnet in net.subnets if subnet.version == version for ip in subnet.hosts()):
                 return Exhausted
         return AlreadyExists if mac is not None and any(one.mac == mac for one in self.of(net.id)) else None
+
+    def publishable(self, net: Net, ports: Iterable[Port]) -> bool:
+        """Whether an endpoint there may have them: it leads out, and has the IP version of each port's own address."""
+        versions: set[int | None] = {None, *(subnet.version for subnet in net.subnets)}
+        own = [None if port.host_address is None else port.host_address.version for port in ports]
+        return not own or (net.publishes and versions.issuperset(own))
 
     def join(self, one: Ep, host: str, container: str) -> Refusal:
         """For an endpoint and a sandbox that exist."""
@@ -218,15 +229,10 @@ class Model:
             if any(overlaps(a, b) for a in self.networks[other.network].subnets for b in net.subnets):
                 return Forbidden
         wanted = self.bound(one, self.ports.get(one.id, ()))
-        if net.publishes and self.ports.get(one.id) and not self._all_bind(one):
-            return Invalid
         for other in self.attached(host):
             if any(_clash(a, b) for a in wanted for b in self.bound(other, self.ports.get(other.id, ()))):
                 return AlreadyExists
         return None
-
-    def _all_bind(self, one: Ep) -> bool:
-        return all(self.bound(one, (port,)) for port in self.ports.get(one.id, ()))
 
     def delete_network(self, host: str, net: Net, *, force: bool) -> Refusal:
         """From that host."""

@@ -110,6 +110,16 @@ def test_connect_and_disconnect(host: Host) -> None:
     assert 5 == failed(host, "network", "disconnect", "blue", "c1")[0]
 
 
+def test_a_container_with_a_long_id_is_connected_by_a_short_one(host: Host) -> None:
+    """DNS could not say the whole; Docker's containers are called by these 12 digits as well."""
+    container = "0123456789abcdef" * 4
+    out(host, "network", "create", "blue", "--subnet", "10.88.0.0/24")
+    out(host, "container", "create", container)
+    out(host, "network", "connect", "blue", container)
+    assert "0123456789ab" in out(host, "service", "ls", "--net", "blue")
+    out(host, "network", "disconnect", "blue", container)
+
+
 @pytest.mark.parametrize(
     ("argv", "status"),
     [
