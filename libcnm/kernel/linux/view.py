@@ -50,6 +50,7 @@ class View:
         self._deadline = deadline
         self._pins = pins
         self._namespaces: dict[int, str] = {}
+        self._all_known = False
 
     def dump(self, request: bytes) -> list[bytes]:
         """The bodies of a dump's messages."""
@@ -98,7 +99,7 @@ class View:
         """The name of the namespace that the kernel calls ``nsid`` here (it only answers the reverse question)."""
         if nsid is None:
             return self.ns
-        if nsid not in self._namespaces:
+        if nsid not in self._namespaces and not self._all_known:
             for name, fd in self._pins([] if expected is None else [expected]):
                 try:
                     body = self.ask(pack.get_nsid(fd))
@@ -108,4 +109,6 @@ class View:
                     self._namespaces.setdefault(unpack.nsid(body), name)
                 if nsid in self._namespaces and expected is not None:
                     break
+            else:  # others' containers are in namespaces that we have not pinned: look for none of them twice
+                self._all_known = True
         return self._namespaces.get(nsid, UNKNOWN)
