@@ -29,7 +29,8 @@ from bootstrap import CACHES, LOCK, PYENV, PYTHONS, ROOT, Environment, Stop, boo
 LIMIT = 900.0  # seconds for one check; a hang must end with its output, well before CI's own limit
 NEWS = 60.0  # seconds of silence after which we say what is still running
 AT_ONCE = 3
-PORTABLE = ("unit", "conformance", "simulation")  # run on every Python; the other tiers on the oldest and the newest
+PORTABLE = ("unit", "conformance", "simulation")  # run on every Python
+KERNEL = ("kernel", "cluster", "docs")  # on the oldest and the newest; runs of their own, since they wait a good deal
 CLOSING_LINE = re.compile(r"^=*\s*((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s.*?=*$|^=*\s*no tests ran in .*$")
 
 
@@ -150,17 +151,17 @@ def lint_checks(environment: Environment) -> list[Check]:
 
 
 def pytest_check(
-    environment: Environment, *, portable_only: bool = False, whole: bool = True, arguments: Sequence[str] = ()
+    environment: Environment, tiers: Sequence[str] = PORTABLE, *, whole: bool = True, arguments: Sequence[str] = ()
 ) -> Check:
-    """One run of pytest. Each Python has a cache of its own, because two run at once.
+    """One run of pytest. Each has a cache of its own, because several run at once.
 
     Not ``whole``: every test, but the exhaustive ones try every fourth case only. Once is enough for those.
     """
-    tiers = [f"tests/{tier}" for tier in PORTABLE if any((ROOT / "tests" / tier).rglob("test_*.py"))]
-    cache = f"cache_dir=.pytest_cache/{environment.version}"
+    folders = [f"tests/{tier}" for tier in tiers if any((ROOT / "tests" / tier).rglob("test_*.py"))]
+    cache = f"cache_dir=.pytest_cache/{environment.version}-{tiers[0]}"
     return Check(
-        f"pytest on Python {environment.version}" + (" (portable)" if portable_only else ""),
-        [str(environment.python), "-m", "pytest", "-o", cache, *(tiers if portable_only else ["tests"]), *arguments],
+        f"pytest on Python {environment.version} ({', '.join(tiers)})",
+        [str(environment.python), "-m", "pytest", "-o", cache, *folders, *arguments],
         is_pytest=True,
         environment={} if whole else {"LIBCNM_EFFORT": "brief"},
     )
@@ -198,11 +199,14 @@ def test() -> int:
     """Everything that CI asks: lint, types, layers, and all tests on every supported Python that is here."""
     environments = bootstrap(dev=True)
     ends = {environments[0], environments[-1]}
+    # The longest first: so the last to end is a short one.
     tests = [
-        pytest_check(environment, portable_only=environment not in ends, whole=environment == environments[0])
+        pytest_check(environment, tiers, whole=environment == environments[0])
+        for tiers in (KERNEL, PORTABLE)
         for environment in environments
+        if tiers is PORTABLE or environment in ends
     ]
-    checks = [*lint_checks(environments[0]), *sorted(tests, key=lambda check: "portable" in check.name)]
+    checks = [*lint_checks(environments[0]), *tests]
     run_all(checks)
     for check in tests:
         say(check.closing_line())
@@ -232,7 +236,7 @@ def tidy_up() -> int:
 
 def unit() -> int:
     """The tiers that need no privilege, on the oldest Python, in the foreground."""
-    check = pytest_check(bootstrap(dev=True)[0], portable_only=True, arguments=["-m", "not kernel and not slow"])
+    check = pytest_check(bootstrap(dev=True)[0], arguments=["-m", "not kernel and not slow"])
     return run_here(check.argv)
 
 
@@ -250,7 +254,7 @@ def bench() -> int:
 
 def soak() -> int:
     """Conformance and simulation again and again with many more examples, until a failure or Ctrl-C."""
-    check = pytest_check(bootstrap(dev=True)[0], portable_only=True, arguments=["-x", "-q", "-o", "timeout=0"])
+    check = pytest_check(bootstrap(dev=True)[0], arguments=["-x", "-q", "-o", "timeout=0"])
     os.environ["HYPOTHESIS_PROFILE"] = "soak"
     while (status := run_here([argument for argument in check.argv if argument != "tests/unit"])) == 0:
         say("soak: one more round")

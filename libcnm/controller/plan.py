@@ -172,9 +172,9 @@ class Rehearsal:
     """The doors of one dry run; a context manager around it. What is done before :meth:`begin` is not part of it."""
 
     def __init__(self, real: Doors, deadline: Deadline) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="libcnm-plan-")
         self._kernel = RehearsedKernel(real.kernel)
         self._stores = [RehearsedStore(store, deadline) for store in (real.local, real.cluster) if store is not None]
+        self._folder = tempfile.TemporaryDirectory(prefix="libcnm-plan-")  # after what may raise
         self._deadline = deadline
         self._begun = 0
         self.doors = attrs.evolve(

@@ -6,6 +6,7 @@ import datetime as dt
 import inspect
 import ipaddress
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -25,6 +26,9 @@ from libcnm.model.addresses import Subnet
 from libcnm.model.ports import Port
 from libcnm.testing.world import FakeHost, FakeWorld
 
+SOAK, BRIEF = os.environ.get("HYPOTHESIS_PROFILE") == "soak", os.environ.get("LIBCNM_EFFORT") == "brief"
+EXAMPLES = 300 if SOAK else 3 if BRIEF else 10
+"""For each argument."""
 CLASSES = (Controller, Network, Endpoint, Sandbox)
 NOT_ASKED = {"doors", "registry", "options", "self"}
 """What tests put in place of the host, and what goes to subprocess as it is."""
@@ -164,7 +168,7 @@ def test_every_verb_is_asked() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("cls", "verb", "argument"), CALLS)
 @given(value=junk())
-@settings(max_examples=15)
+@settings(max_examples=EXAMPLES)
 def test_junk_is_refused_before_anything_is_touched(cls: str, verb: str, argument: str, value: object) -> None:
     """Only errors of ours, which can be shown; after one, store and kernel are as they were. What is taken is whole."""
     with scene() as here:
@@ -178,7 +182,7 @@ def test_junk_is_refused_before_anything_is_touched(cls: str, verb: str, argumen
 @pytest.mark.slow
 @pytest.mark.parametrize("argument", arguments(Controller.__init__))
 @given(value=junk())
-@settings(max_examples=15)
+@settings(max_examples=EXAMPLES)
 def test_junk_opens_no_controller(argument: str, value: object) -> None:
     """Nor does it change the host, or keep the doors open."""
     with FakeWorld(("one",)) as world:
