@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -171,8 +172,10 @@ class Place:
             subprocess.run(["ip", "link", "delete", bridge(network)], check=False, capture_output=True)
         for key, value in self.before.items():
             sysctl(key, value)
-        # "ip netns add" has bound the folder to itself.
+        # "ip netns add" has made the folder and bound it to itself.
         subprocess.run(["umount", "/run/netns"], check=False, capture_output=True)
+        with contextlib.suppress(OSError):
+            os.rmdir("/run/netns")
 
     # -- policy --------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ removal that should open it, to prove that the test would have noticed.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -111,7 +112,10 @@ def lan() -> Iterator[None]:
     finally:
         subprocess.run(["ip", "link", "delete", "lan0"], check=False, capture_output=True)
         run("ip", "netns", "delete", "lan")
-        subprocess.run(["umount", "/run/netns"], check=False, capture_output=True)  # bound to itself by "ip netns add"
+        # "ip netns add" has made the folder and bound it to itself.
+        subprocess.run(["umount", "/run/netns"], check=False, capture_output=True)
+        with contextlib.suppress(OSError):
+            os.rmdir("/run/netns")
 
 
 @attrs.frozen
