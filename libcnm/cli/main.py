@@ -82,7 +82,13 @@ for command in (network, service, container, doctor, topology, events):
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The program ``cnm``."""
-    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+    status = run(sys.argv[1:] if argv is None else list(argv))
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except OSError:
+        sys.stderr = None  # what it still holds would be tried again at the end, and cost us the status
+    sys.exit(status)
 
 
 def run(words: list[str]) -> int:

@@ -245,10 +245,11 @@ def test_a_full_device(words: tuple[str, ...]) -> None:
     assert (1, "cnm: the output cannot be written: No space left on device\n") == (process.returncode, said)
 
 
-def test_when_nobody_can_be_told_the_status_tells() -> None:
-    """Also where stderr is full."""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_when_nobody_can_be_told_the_status_tells(unbuffered: str) -> None:
+    """Also where stderr is full, which a buffer notices last."""
+    argv = [sys.executable, "-m", "libcnm.cli", "nonsense"]
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w", encoding="ascii") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "libcnm.cli", "nonsense"], stdout=full, stderr=full, timeout=50, check=False
-        )
+        done = subprocess.run(argv, env=env, stdout=full, stderr=full, timeout=50, check=False)
     assert 2 == done.returncode
