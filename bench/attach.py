@@ -31,7 +31,7 @@ from libcnm.model.deadline import Deadline
 from libcnm.model.resource import Change
 from libcnm.system.userns import enter_private_namespaces
 
-SIZES = tuple(int(x) for x in os.environ.get("SIZES", "10,500").split(","))
+SIZES = tuple(int(size) for size in os.environ.get("SIZES", "10,500").split(","))
 GATEWAY = "10.88.0.1"
 
 
@@ -180,8 +180,8 @@ def main() -> None:
                     "  of which create_sandbox {:.2f}, create_endpoint {:.2f}, join {:.2f}, name {:.2f},"
                     " echo {:.2f}".format(*parts)
                 )
-            few, many = (f"{ratio:.2f} at {size}" for ratio, size in zip(ratios, SIZES, strict=True))
-            print(f"\nattach / floor: {few}, {many}; must be at most 3, and not grow")
+            quoted = ", ".join(f"{ratio:.2f} at {size}" for ratio, size in zip(ratios, SIZES, strict=True))
+            print(f"\nattach / floor: {quoted}; must be at most 3, and not grow")
             for sandbox in whole.cnm.sandboxes():
                 sandbox.delete()
             whole.network.delete()

@@ -73,11 +73,17 @@ def doctor(context: Context, deadline: Deadline) -> list[Difference]:
     """Every difference between what the records want and what this host has; changes nothing."""
     # First: what the resident takes in before it answers is no difference any more.
     resident = _resident_rows(residency.missed(context, deadline))
-    wanted = {
-        identity: r for unit in units(context, deadline)[0] for identity, r in by_identity(unit.resources).items()
-    }
+    found, _ = units(context, deadline)
+    wanted = {identity: r for unit in found for identity, r in by_identity(unit.resources).items()}
     there = observe(context, wanted.values(), deadline)
-    rows = [*resident, *differences(wanted.values(), there), *leftovers(context, wanted, there, deadline)]
+    making = {
+        identity
+        for unit in found
+        if any(sandboxes.in_the_making(context, r) for r in unit.resources if r.identity not in there)
+        for identity in by_identity(unit.resources)
+    }
+    settled = [resource for identity, resource in wanted.items() if identity not in making]
+    rows = [*resident, *differences(settled, there), *leftovers(context, wanted, there, deadline)]
     return [*rows, *(_way_out(need, has) for need, has in way_out.unsettled(context, deadline))]
 
 
@@ -110,7 +116,7 @@ def heal(context: Context, deadline: Deadline) -> list[Difference]:
             healed.extend(_heal_unit(context, unit, deadline))
     gone = leftovers(context, everything, there, deadline) if whole else []
     if gone:
-        sandboxes.sweep(context, deadline)
+        sandboxes.settle(context, deadline)
         removed = [row.there for row in gone if row.there is not None and not sandboxes.is_pin(row.there)]
         context.engine.carry_out(delta(removed, ()), deadline=deadline)
         context.doors.kernel.sweep()

@@ -39,7 +39,7 @@ def recover(context: Context, deadline: Deadline) -> int:
             settled += _settle(context, stored, deadline)
         except CnmError as error:
             log.warning("%s %s cannot be settled yet: %s", stored.record.verb, stored.record.operation[:12], error)
-    return settled + sandboxes.sweep(context, deadline) + way_out.sweep(context, deadline)
+    return settled + sandboxes.settle(context, deadline) + way_out.sweep(context, deadline)
 
 
 def after_recovery(context: Context, deadline: Deadline, verb: Callable[[], Result]) -> Result:

@@ -4,8 +4,10 @@ A sandbox is a pinned network namespace with three files for whoever runs a cont
 runtime is known by device, inode and boot, never by its path; libcnm pins it and gives it back untouched but for what
 it has put there.
 
-Neither verb needs an intent. Folder and pin come before the record and go after it, under the lock of their name: one
-of them without a record, whose lock can be taken, is what a dead process has left, and :func:`sweep` removes it.
+Neither verb needs an intent: the record says what there should be. That of a sandbox of our own comes first, so that it
+is being committed while the kernel makes the namespace; that of a brought one comes after its pin, since nobody else
+could finish it (the path may lead elsewhere by then). Either goes first. All under the lock of the pin's name: what is
+half-done and whose lock can be taken, a dead process has left, and :func:`settle` finishes or removes it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from libcnm.controller.repository import create, drop, retrying
 from libcnm.controller.requests import UNNAMED, Request, made_before
 from libcnm.dns.view import RESOLVER_ADDRESS
 from libcnm.errors import AlreadyExists, CnmError, Forbidden, Invalid, NotFound
+from libcnm.kernel.base import NamespaceId
 from libcnm.kernel.resources import Namespace
 from libcnm.model import keys, limits
 from libcnm.model.addresses import IPAddress, parse_address, parse_server
@@ -124,6 +127,7 @@ def create_sandbox(
     doors = context.doors
     known = made_before(context, request, "sandbox", lambda one: context.local.sandbox(one, deadline), deadline)
     if known is not None:
+        _finish_creation(context, known, deadline)
         return known
     sandbox_id = request.object_id(context)
     if spec.netns is not None:
@@ -146,14 +150,29 @@ def create_sandbox(
     with doors.locks.acquire(short(sandbox_id), deadline=deadline):
         _refuse_taken(context, draft, deadline)
         try:
-            sandbox_files.create(context, draft)
-            context.engine.apply(delta((), desired.sandbox_base(draft)), deadline=deadline)
-            record = _commit(context, draft, request, deadline)
+            if spec.netns is None:
+                _commit(context, draft, request, deadline)
+            _make(context, draft, deadline)
+            if spec.netns is not None:
+                draft = _as_pinned(context, draft)
+                _commit(context, draft, request, deadline)
         except CnmError:
-            _abandon(context, draft)
+            _abandon(context, draft, request)
             raise
-    context.follower.introduce(record.id)
-    return record
+    context.follower.introduce(draft.id)
+    return draft
+
+
+def _make(context: Context, record: SandboxRecord, deadline: Deadline) -> None:
+    """All of a sandbox to which nothing is attached yet, but its record."""
+    sandbox_files.create(context, record)
+    context.engine.apply(delta((), desired.sandbox_base(record)), deadline=deadline)
+
+
+def _as_pinned(context: Context, draft: SandboxRecord) -> SandboxRecord:
+    """With the identity of what was brought: what was pinned, whatever the path leads to by now."""
+    identity = context.doors.kernel.namespace(draft.namespace)
+    return draft if identity is None else attrs.evolve(draft, device=identity.device, inode=identity.inode)
 
 
 def _refuse_in_use(context: Context, path: str, deadline: Deadline) -> None:
@@ -169,8 +188,15 @@ def _refuse_in_use(context: Context, path: str, deadline: Deadline) -> None:
         raise Invalid("netns", path, "is the host's own namespace", hint=hint, remedy="host-network")
     for stored in context.local.sandboxes(deadline):
         one = stored.record
-        if one.boot_id == context.doors.kernel.boot_id and (one.device, one.inode) == tuple(attrs.astuple(identity)):
+        if one.boot_id == context.doors.kernel.boot_id and _identity(context, one) == identity:
             raise AlreadyExists("sandbox of namespace", path, holder=f"sandbox {short(one.id)} of {one.container_id!r}")
+
+
+def _identity(context: Context, record: SandboxRecord) -> NamespaceId | None:
+    """Which namespace a sandbox has: ours is whatever is pinned under its name."""
+    if record.source is not None:
+        return NamespaceId(record.device, record.inode)
+    return context.doors.kernel.namespace(record.namespace) if record.namespace else None
 
 
 def _hostname(container_id: str) -> str:
@@ -185,29 +211,24 @@ def _refuse_taken(context: Context, draft: SandboxRecord, deadline: Deadline) ->
         raise AlreadyExists("sandbox of container", draft.container_id, holder=f"sandbox {short(holder)}")
 
 
-def _commit(context: Context, draft: SandboxRecord, request: Request, deadline: Deadline) -> SandboxRecord:
-    """The sandbox exists from here on; until here its pin, whose name is under lock, was all there was of it."""
-    identity = context.doors.kernel.namespace(draft.namespace) if draft.namespace else None
-    if identity is not None:
-        draft = attrs.evolve(draft, device=identity.device, inode=identity.inode)
+def _commit(context: Context, draft: SandboxRecord, request: Request, deadline: Deadline) -> None:
     claims = create(keys.container(draft.container_id), NameClaim(draft.id)) + create(keys.sandbox(draft.id), draft)
     claims += request.done(draft.id)
     attempts = itertools.count()
 
-    def attempt() -> SandboxRecord:
+    def attempt() -> None:
         if next(attempts):
             _refuse_taken(context, draft, deadline)  # who lost the race looks who has won it
         # Not synced to disk: a sandbox does not outlive the boot, and a crash of this process loses no commit.
         context.local.commit(claims, deadline, durable=False)
-        return draft
 
-    return retrying(deadline, f"creating the sandbox of {draft.container_id!r}", attempt)
+    retrying(deadline, f"creating the sandbox of {draft.container_id!r}", attempt)
 
 
-def _abandon(context: Context, draft: SandboxRecord) -> None:
+def _abandon(context: Context, draft: SandboxRecord, request: Request) -> None:
     deadline = context.doors.clock.deadline(context.settings.timeout)
     try:
-        finish_delete(context, draft, deadline)
+        finish_delete(context, draft, deadline, request.taken_back)
     except CnmError as error:
         context.log.warning("sandbox %s could not be undone yet: %s", short(draft.id), error)
 
@@ -263,7 +284,7 @@ def delete_sandbox(
 
 def finish_delete(context: Context, record: SandboxRecord, deadline: Deadline, request: Request = UNNAMED) -> None:
     """End a sandbox, or undo its creation; its lock is held. What a crash leaves is a pin without a record."""
-    gone = drop(keys.sandbox(record.id)) + request.done()
+    gone = drop(keys.sandbox(record.id)) + request.first() + request.done()
     if context.local.holder(keys.container(record.container_id), deadline) == record.id:
         gone += drop(keys.container(record.container_id))
     context.local.commit(gone, deadline, durable=False)
@@ -278,13 +299,20 @@ def _remove(context: Context, record: SandboxRecord, deadline: Deadline) -> None
     context.doors.files.remove_folder(context.settings.paths.sandbox(record.id))
 
 
-def sweep(context: Context, deadline: Deadline) -> int:
-    """Remove what a dead process had made of a sandbox that was not recorded yet, or not any more; how many."""
+# -- half-done -------------------------------------------------------------------------------------------------------
+
+
+def settle(context: Context, deadline: Deadline) -> int:
+    """Remove what a dead process had made of a sandbox that is not recorded (not yet, or not any more), and make what
+    it had recorded and not made; how many.
+    """
     folders = [Namespace(name) for name in context.doors.files.names(context.settings.paths.sandboxes)]
     pins = [one.resource for one in context.doors.kernel.read([""], [Namespace], deadline=deadline)]
     found = {one.name: one for one in (*folders, *pins) if isinstance(one, Namespace) and is_pin(one)}
-    known = {one.record.namespace for one in context.local.sandboxes(deadline)}
-    return sum(_swept(context, pin, deadline) for name, pin in found.items() if name not in known)
+    known = {one.record.namespace: one.record for one in context.local.sandboxes(deadline)}
+    unpinned = known.keys() - {one.name for one in pins if isinstance(one, Namespace)} - {""}
+    removed = sum(_removed(context, pin, deadline) for name, pin in found.items() if name not in known)
+    return removed + sum(_finished(context, known[name], deadline) for name in unpinned)
 
 
 def is_pin(resource: Resource) -> bool:
@@ -303,7 +331,7 @@ def in_the_making(context: Context, resource: Resource) -> bool:
     return False
 
 
-def _swept(context: Context, pin: Namespace, deadline: Deadline) -> bool:
+def _removed(context: Context, pin: Namespace, deadline: Deadline) -> bool:
     lock = context.doors.locks.try_acquire(pin.name)
     if lock is None:
         return False  # its verb is alive: running, or paused
@@ -315,6 +343,40 @@ def _swept(context: Context, pin: Namespace, deadline: Deadline) -> bool:
         context.log.info("unpinning %s: nobody has a sandbox of that name", pin.name)
         _remove(context, orphan, deadline)
         return True
+
+
+def _finished(context: Context, record: SandboxRecord, deadline: Deadline) -> bool:
+    lock = context.doors.locks.try_acquire(short(record.id))
+    if lock is None:
+        return False
+    with lock:
+        try:
+            return _made_whole(context, record, deadline)
+        except CnmError as error:
+            context.log.warning("sandbox %s cannot be made yet: %s", short(record.id), error)
+            return False
+
+
+def _finish_creation(context: Context, record: SandboxRecord, deadline: Deadline) -> None:
+    """Of a sandbox that an earlier attempt of the same request has recorded, and may not have made."""
+    with context.doors.locks.acquire(short(record.id), deadline=deadline):
+        if _made_whole(context, record, deadline):
+            context.follower.introduce(record.id)
+
+
+def _made_whole(context: Context, record: SandboxRecord, deadline: Deadline) -> bool:
+    """Make the namespace that is not there, and the files; its lock is held. False when there is nothing to do. One
+    that somebody has removed with what was attached in there is not for us, but for reconcile.
+    """
+    stored = context.local.sandbox(record.id, deadline)
+    if stored is None or stored.record.boot_id != context.doors.kernel.boot_id or context.plugs(record.id, deadline):
+        return False
+    one = stored.record
+    if not one.namespace or one.source is not None or context.doors.kernel.namespace(one.namespace) is not None:
+        return False
+    context.log.info("making the namespace of sandbox %s, which is recorded and not there", short(one.id))
+    _make(context, one, deadline)
+    return True
 
 
 # -- rename and refresh ----------------------------------------------------------------------------------------------

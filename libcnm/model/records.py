@@ -99,8 +99,8 @@ class EndpointRecord:
 
 @attrs.frozen
 class SandboxRecord:
-    """One sandbox of this host. ``namespace`` is the name of its pin ("" for the host's own); ``device`` and
-    ``inode`` say which namespace it is, valid during boot ``boot_id``.
+    """One sandbox of this host, of boot ``boot_id``. ``namespace`` is the name of its pin ("" for the host's own); of
+    one that was brought from the path ``source``, ``device`` and ``inode`` say which it is.
     """
 
     id: str

@@ -55,6 +55,10 @@ def added(*resources: Resource) -> list[Change]:
     return [Change("add", resource) for resource in resources]
 
 
+def is_ipv6(resource: Resource) -> bool:
+    return isinstance(resource, Address) and resource.address.version == 6
+
+
 class TestEffects:
     """Every single change is an effect; what has happened at a crash is exactly what was announced."""
 
@@ -143,9 +147,12 @@ class TestState:
     @settings(max_examples=100)
     @given(sequence=strategies.change_sequences())
     def test_nothing_dangles(self, sequence: list[Change]) -> None:
-        """Whatever was tried: what is read has its namespace and link, and deleting it all leaves the first state."""
+        """Whatever was tried: what is read has its namespace and link, and deleting it all leaves the first state.
+
+        But for the host's IPv6 addresses once IPv6 was switched off there: no deletion brings them back, nor on Linux.
+        """
         kernel = FakeKernel()
-        first = kernel.snapshot()
+        first = kernel.everything()
         kernel.apply(sequence, deadline=NEVER)
         for one in kernel.everything():
             if isinstance(one.resource, Address):
@@ -153,7 +160,11 @@ class TestState:
         kernel.apply([Change("delete", one.resource) for one in kernel.everything() if one.ours], deadline=NEVER)
         kernel.sweep()
         kernel.apply([Change("delete", one.resource) for one in kernel.everything() if one.ours], deadline=NEVER)
-        assert first[0] == kernel.snapshot()[0]
+        touched = (change.resource for change in sequence)
+        switched = any(isinstance(one, Sysctl) and one.ns == "" and "disable_ipv6" in one.key for one in touched)
+        kept = [one for one in first if not (switched and is_ipv6(one.resource))]
+        there = [one for one in kernel.everything() if not (switched and is_ipv6(one.resource))]
+        assert kept == there
 
     def test_undone_is_as_before(self, bench: Bench, kernel: FakeKernel) -> None:
         """A snapshot forgets counters: after undo and sweep it is the first one."""
