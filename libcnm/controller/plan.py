@@ -131,7 +131,7 @@ class RehearsedFiles(Files):
     def make_folder(self, path: str, mode: int = 0o700) -> bool:
         return False
 
-    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+    def write(self, path: str, text: str, mode: int = 0o644, *, anew: bool = False) -> None:
         """Nothing."""
 
     def write_new(self, path: str, text: str, mode: int = 0o600) -> bool:

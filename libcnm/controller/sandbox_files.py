@@ -68,7 +68,7 @@ def write(
         text = _hosts(record, plugs)
         texts = {} if text == _hosts(record, before) else {"hosts": text}
     for name, text in texts.items():
-        context.doors.files.write(os.path.join(folder, name), text, _MODE)
+        context.doors.files.write(os.path.join(folder, name), text, _MODE, anew=anew)
 
 
 def wanted(context: Context, record: SandboxRecord, plugs: Iterable[Plug]) -> list[SandboxFile]:

@@ -148,7 +148,8 @@ def create_sandbox(
         created=round(doors.clock.wall(), 3),
     )
     with doors.locks.acquire(short(sandbox_id), deadline=deadline):
-        _refuse_taken(context, draft, deadline)
+        if spec.netns is not None:
+            _refuse_taken(context, draft, deadline)  # before it is pinned
         try:
             if spec.netns is None:
                 _commit(context, draft, request, deadline)

@@ -246,7 +246,8 @@ class Loop:
             if self._ended:
                 raise Unavailable("the DNS thread", "it has ended")
             self._calls.append(_Call(action, posted=True))
-            os.eventfd_write(self._doorbell, 1)
+            if not self._settling:  # else it is done when the owner has caught up, and that rings
+                os.eventfd_write(self._doorbell, 1)
 
     def caught_up(self) -> None:
         """The owner is not behind any more; whoever waits for that may go on."""

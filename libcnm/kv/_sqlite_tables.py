@@ -40,7 +40,7 @@ _RANGE: Final = (
     " lease IS NULL OR lease IN (SELECT id FROM leases WHERE boot = ? AND ends_at > ?)"
     " FROM entries WHERE key >= ? AND key < ? ORDER BY key"
 )
-_VERSION: Final = "SELECT version FROM entries WHERE key = ?"
+_VERSIONS: Final = "SELECT key, version FROM entries WHERE key IN"
 _DELETE: Final = "DELETE FROM entries WHERE key = ?"
 _PUT: Final = "INSERT OR REPLACE INTO entries (key, value, version, checksum, lease) VALUES (?, ?, ?, ?, ?)"
 _ENDED: Final = "SELECT id FROM leases WHERE boot <> ? OR ends_at <= ?"
@@ -97,7 +97,7 @@ def apply(transaction: Transaction, clock: BootClock, connection: sqlite3.Connec
     """
     execute = connection.execute
     changed = end_leases(connection, clock)
-    failed = [compare.key for compare in transaction.compares if not _holds(connection, compare)]
+    failed = _failed(connection, transaction.compares)
     if failed:
         raise Conflict(failed)
     puts: list[Put] = []
@@ -195,11 +195,17 @@ def _trusted(row: tuple[str, bytes, int, int, str | None, int]) -> Entry | None:
     return Entry(key, value, version) if is_alive else None
 
 
-def _holds(connection: sqlite3.Connection, compare: Compare) -> bool:
-    row = connection.execute(_VERSION, (compare.key,)).fetchone()
-    if isinstance(compare, Absent):
-        return row is None
-    return row is not None and row[0] == compare.version
+def _failed(connection: sqlite3.Connection, compares: tuple[Compare, ...]) -> list[str]:
+    """The keys of the compares that do not hold; one statement for all of them."""
+    if not compares:
+        return []
+    keys = [compare.key for compare in compares]
+    found = dict(connection.execute(f"{_VERSIONS} ({', '.join('?' * len(keys))})", keys).fetchall())
+    return [
+        compare.key
+        for compare in compares
+        if found.get(compare.key) != (None if isinstance(compare, Absent) else compare.version)
+    ]
 
 
 def _lives(connection: sqlite3.Connection, lease: str) -> bool:

@@ -61,12 +61,12 @@ class Files:
         except OSError as error:
             raise Unavailable(path, error.strerror or str(error)) from None
 
-    def write(self, path: str, text: str, mode: int = 0o644) -> None:
+    def write(self, path: str, text: str, mode: int = 0o644, *, anew: bool = False) -> None:
         """Write in place (a bind-mounted file keeps its inode), creating it if need be. Forbidden when something else
-        than a plain file is there.
+        than a plain file is there. ``anew``: nothing should be there, so do not look whether it is right already.
         """
         octets = text.encode()
-        if _plain(path, len(octets) + 1) == (octets, mode):
+        if not anew and _plain(path, len(octets) + 1) == (octets, mode):
             return
         self.on_effect("file", "before")
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -108,9 +108,7 @@ class Locks:
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                     return None
                 raise Unavailable("locks", error.strerror or str(error)) from None
-            if _same_file(descriptor, path):
-                if not shared:
-                    os.pwrite(descriptor, f"{os.getpid():>10}".encode(), 0)
+            if os.fstat(descriptor).st_nlink:
                 return HeldLock(path, descriptor, not shared)
             os.close(descriptor)  # its last holder removed it between our open and our flock: open the new one
 
@@ -128,21 +126,16 @@ class Locks:
                 held.release()
 
     def _holder(self, name: str) -> str:
+        """Who holds it, as proc_locks(5) tells; nothing where that is not to be seen (another PID namespace)."""
         try:
-            with open(os.path.join(self._folder, name), encoding="ascii") as file:
-                pid = file.read(16).strip()
+            status = os.stat(os.path.join(self._folder, name), follow_symlinks=False)
+            with open("/proc/locks", encoding="ascii") as file:
+                rows = [line.split() for line in file if " FLOCK " in line and "->" not in line]  # those wait
         except (OSError, ValueError):
             return ""
-        return f" (process {pid})" if pid else ""
-
-
-def _same_file(descriptor: int, path: str) -> bool:
-    try:
-        there = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    here = os.fstat(descriptor)
-    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+        place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+        pids = sorted({row[4] for row in rows if row[5] == place and int(row[4]) > 0}, key=int)
+        return f" (process {', '.join(pids)})" if pids else ""
 
 
 def _unlink(path: str) -> None:

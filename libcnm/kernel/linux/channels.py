@@ -8,7 +8,6 @@ lent may be used from any thread, by one at a time, under its lock.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import threading
@@ -196,9 +195,7 @@ class Channels:
         return self._keep(Channel(name, identity_of(os.fstat(fd)), fd, wire, self._brought(name)))
 
     def _made(self, name: str) -> Channel:
-        path = self._namespaces.path(name)
-        if self._namespaces.pinned(name) is not None:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        self._namespaces.path(name)  # refused before anything is made
         channel = self._take_spare() or self._begin()
         channel.name = name
         try:

@@ -233,26 +233,36 @@ class Worker:
         while True:
             wait = None if look_at is None else max(0.0, look_at - time.monotonic()) * 1000
             ready = dict(poll.poll(wait))
+            # The jobs first, and only then what need not be now: each system call lets go of the interpreter's lock,
+            # and to get that back from a busy thread takes as long as half of a job.
+            if not self._work():
+                return
             if self._wake in ready:
                 with suppress(BlockingIOError):
                     os.eventfd_read(self._wake)
+                if not self._work():  # what was asked for before the bell was silenced
+                    return
             if mounts in ready and look_at is None:
                 look_at = time.monotonic() + MOUNTS_SECONDS
             if look_at is not None and time.monotonic() >= look_at:
                 look_at = None
                 with suppress(OSError):  # whatever is wrong with the pins, the next job will say it to somebody
                     self._on_mounts_changed()
-            while (job := self._next()) is not None:
-                job.run(self._lock)
-                del job
-                if self._lost:
-                    with self._lock:
-                        self._start()  # somebody may be waiting already
-                        os.eventfd_write(self._wake, 1)
-                    return
             with self._lock:
                 if self._closed and not self._jobs:
                     return
+
+    def _work(self) -> bool:
+        """Do the jobs there are; False when the thread cannot come home: another one goes on."""
+        while (job := self._next()) is not None:
+            job.run(self._lock)
+            del job
+            if self._lost:
+                with self._lock:
+                    self._start()  # somebody may be waiting already
+                    os.eventfd_write(self._wake, 1)
+                return False
+        return True
 
     def _next(self) -> _Job[object] | None:
         with self._lock:
