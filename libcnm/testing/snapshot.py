@@ -36,6 +36,9 @@ SYSCTLS = (
     "net/bridge/bridge-nf-call-iptables",
 )
 
+PF_EXITING = 0x4
+"""Of a task's flags (linux/sched.h)."""
+
 
 @attrs.frozen
 class Difference:
@@ -201,10 +204,14 @@ def _namespaces(mounts: Iterable[_Mount], processes: Iterable[_Process]) -> set[
 
 
 def _threads() -> Iterator[str]:
+    """But for those that are ending: a thread that was joined is listed by the kernel for a moment more."""
     names = {thread.native_id: thread.name for thread in threading.enumerate()}
     for task in os.listdir("/proc/self/task"):
         with suppress(OSError):
-            yield names.get(int(task)) or Path(f"/proc/self/task/{task}/comm").read_text("utf-8", "replace").strip()
+            # proc_pid_stat(5): the name is in parentheses and may hold some itself; the flags are the 7th after it.
+            comm, _, rest = Path(f"/proc/self/task/{task}/stat").read_text("utf-8", "replace").rpartition(")")
+            if not int(rest.split()[6]) & PF_EXITING:
+                yield names.get(int(task)) or comm.partition("(")[2]
 
 
 def _descriptors() -> Iterator[str]:
