@@ -36,12 +36,15 @@ SKIPS_ARE_FAILURES = os.environ.get("CI") == "true" and OUTER_UID == 0
 hypothesis.settings.register_profile("default", deadline=None)  # a busy machine is no failure
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.register_profile("soak", deadline=None, max_examples=2_000)
+BRIEF = os.environ.get("LIBCNM_EFFORT") == "brief"
 
 
 @pytest.fixture
 def stride() -> int:
-    """Exhaustive tests try every ``stride``-th case: each one on one Python, every fourth on the others."""
-    return 4 if os.environ.get("LIBCNM_EFFORT") == "brief" else 1
+    """Exhaustive tests try every ``stride``-th case: each one on one Python, every fourth on the others. Hypothesis's
+    default number of examples is divided alike.
+    """
+    return 4 if BRIEF else 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,6 +53,10 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     profile = "ci" if os.environ.get("CI") == "true" else "default"
     hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", profile))
+    if BRIEF:
+        chosen = hypothesis.settings()
+        hypothesis.settings.register_profile("brief", chosen, max_examples=chosen.max_examples // 4)
+        hypothesis.settings.load_profile("brief")
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most), most))
     config.pluginmanager.register(WholeSession(), "libcnm-whole-session")

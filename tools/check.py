@@ -155,7 +155,8 @@ def pytest_check(
 ) -> Check:
     """One run of pytest. Each has a cache of its own, because several run at once.
 
-    Not ``whole``: every test, but the exhaustive ones try every fourth case only. Once is enough for those.
+    Not ``whole``: every test, but the exhaustive ones try every fourth case only, and properties a fourth of their
+    examples. Once is enough for those.
     """
     folders = [f"tests/{tier}" for tier in tiers if any((ROOT / "tests" / tier).rglob("test_*.py"))]
     cache = f"cache_dir=.pytest_cache/{environment.version}-{tiers[0]}"
