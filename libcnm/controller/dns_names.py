@@ -37,6 +37,7 @@ class DnsNames(Names):
         self._kernel = kernel
         self._namespaces: dict[str, str] = {}
         self._bound: dict[str, NamespaceId | None] = {}
+        self._tried: dict[str, NamespaceId | None] = {}
         self.server = ResolverServer(
             now=clock.monotonic, below=entropy.below, open_socket=self._open_upstream, backends=backends, behind=behind
         )
@@ -45,19 +46,20 @@ class DnsNames(Names):
         """Start answering."""
         self.server.start()
 
-    def show(self, record: SandboxRecord, view: SandboxView) -> None:
+    def show(self, record: SandboxRecord, view: SandboxView) -> bool:
         here = self._kernel.namespace(record.namespace)
         if self._bound.get(record.id, _NOWHERE) == here and here is not None:
             self.server.update(record.id, view)
-            return
+            return True
         self.hide(record.id)
+        self._tried[record.id] = here
         if here is None:
-            return  # its namespace was deleted by hand; reconcile says so
+            return False  # its namespace is still being made, or was deleted by hand; then reconcile says so
         try:
             udp, tcp = self._open(record.namespace)
         except (OSError, CnmError) as error:
             log.warning("no names for the container %s: %s:53: %s", record.container_id, RESOLVER_ADDRESS, error)
-            return
+            return self._kernel.namespace(record.namespace) == here
         try:
             self._namespaces[record.id] = record.namespace
             self.server.attach(record.id, udp, tcp, view)
@@ -66,11 +68,16 @@ class DnsNames(Names):
             udp.close()
             tcp.close()
             log.warning("no names for the container %s: %s", record.container_id, error)
+        return True
+
+    def serves(self, record: SandboxRecord) -> bool:
+        return self._tried.get(record.id, _NOWHERE) == self._kernel.namespace(record.namespace)
 
     def hide(self, sandbox_id: str) -> None:
         if self._bound.pop(sandbox_id, None) is not None:
             self.server.detach(sandbox_id)
         self._namespaces.pop(sandbox_id, None)
+        self._tried.pop(sandbox_id, None)
 
     def caught_up(self) -> None:
         """What was told has been shown: answers that wait for it may go out."""

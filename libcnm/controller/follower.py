@@ -58,8 +58,13 @@ _REFUSALS: Final = 3
 class Names:
     """Who serves a sandbox's names. The resident's serves DNS; this one, for whoever has no resident, serves nobody."""
 
-    def show(self, record: SandboxRecord, view: SandboxView) -> None:
-        """Serve the sandbox with this view from now on."""
+    def show(self, record: SandboxRecord, view: SandboxView) -> bool:
+        """Serve the sandbox with this view from now on; False when it has no namespace (yet) to be served in."""
+        return True
+
+    def serves(self, record: SandboxRecord) -> bool:
+        """Whether it was last shown where it is now: its namespace may have gone, and another one been made."""
+        return True
 
     def hide(self, sandbox_id: str) -> None:
         """Stop serving it."""
@@ -150,9 +155,19 @@ class Follower:
             if not self._attempt(("name of endpoint", *named), self._name, named):
                 self._unname(named)
         self._stale_names.clear()
-        for sandbox_id in list(self._stale_views):
-            if self._attempt(("names of sandbox", sandbox_id[:12]), self._show, sandbox_id):
-                self._stale_views.discard(sandbox_id)
+        self.show_again()
+
+    def show_again(self) -> None:
+        """Show what could not be shown: above all sandboxes that are recorded while their namespaces are being made."""
+        stale, self._stale_views = self._stale_views, set()
+        for sandbox_id in stale:
+            if not self._attempt(("names of sandbox", sandbox_id[:12]), self._show, sandbox_id):
+                self._stale_views.add(sandbox_id)
+
+    def look_at_namespaces(self) -> None:
+        """Some may have been made anew, by whomever; what is not served where it is now is shown at the next settle."""
+        here = [one for one in self.sandboxes.values() if one.namespace]
+        self._stale_views.update(one.id for one in here if not self._names.serves(one))
 
     def forget_peers(self, network_id: str) -> None:
         """Somebody may have changed a network's rows behind our back: program all of them again at the next settle."""
@@ -374,7 +389,8 @@ class Follower:
             return
         seen = zones.view(record, self._networks_of(sandbox_id), self._host_upstreams.of(record))
         self._shown.add(sandbox_id)
-        self._names.show(record, seen)
+        if not self._names.show(record, seen):
+            self._stale_views.add(sandbox_id)  # no record changes once its namespace is there
 
     def _networks_of(self, sandbox_id: str) -> list[tuple[NetworkRecord, NetworkZone]]:
         found = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection
-from typing import Final
+from typing import Final, Protocol
 
 from libcnm.controller.context import Context
 from libcnm.controller.reconcile import heal
@@ -26,12 +26,19 @@ SWEEP_SECONDS: Final = 0.2
 _TURN_SECONDS: Final = 1.0
 
 
+class Looked(Protocol):
+    """Called after each look at everything."""
+
+    def __call__(self, *, healed: bool) -> None:
+        """``healed``: something was put right, or may have been."""
+
+
 class Healer:
     """``start`` and ``close`` once each; everything else from any thread."""
 
-    def __init__(self, context: Context, healed: Callable[[], None]) -> None:
+    def __init__(self, context: Context, looked: Looked) -> None:
         self._context = context
-        self._healed = healed
+        self._looked = looked
         self._events = context.doors.kernel.events()
         self._alarm = threading.Event()
         self._sweep = threading.Event()
@@ -111,9 +118,9 @@ class Healer:
     def _heal(self) -> None:
         def once() -> None:
             deadline = self._context.doors.clock.deadline(self._context.settings.timeout)
-            recover(self._context, deadline)
-            if heal(self._context, deadline):
-                self._healed()
+            settled = recover(self._context, deadline)
+            healed = heal(self._context, deadline)
+            self._looked(healed=bool(settled or healed))
 
         self._guarded(once)
 

@@ -62,7 +62,7 @@ class Resident:
         self._guardian = -1
         self._watches: list[Watch] = []
         self._partial: dict[socket.socket, bytes] = {}
-        self.healer = Healer(context, self._healed)
+        self.healer = Healer(context, self._looked)
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -187,12 +187,15 @@ class Resident:
             here = [one for one in self._follower.presences.values() if one.ready]
         self.healer.follow({"", *(network_namespace(one.epoch, one.network_id) for one in here)})
 
-    def _healed(self) -> None:
-        """Reconcile has put rows back behind the follower's back, or may have; it programs its peers anew."""
+    def _looked(self, *, healed: bool) -> None:
+        """Reconcile has put rows back behind the follower's back, or may have; it programs its peers anew. Whoever made
+        a namespace anew, names are served there from now on.
+        """
         with self._following:
             for network_id, presence in list(self._follower.presences.items()):
-                if presence.ready:
+                if healed and presence.ready:
                     self._follower.forget_peers(network_id)
+            self._follower.look_at_namespaces()
             self._follower.settle(self._deadline())
 
     def _threads(self) -> list[threading.Thread]:
@@ -222,6 +225,9 @@ class Resident:
                             self._stopping.wait(WATCH_SECONDS)
                         hint = watch.next(0 if local else WATCH_SECONDS)
                         if hint is None:
+                            if local:
+                                with self._following:
+                                    self._follower.show_again()
                             continue
                         self._sync()
                         if isinstance(hint, Gap):

@@ -6,8 +6,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,6 +201,67 @@ def test_a_killed_request_is_done_by_its_retry(
         for _ in range(2):
             assert ended(start(request))["done"], where
         clear(settled(open_controller, where))
+
+
+# -- a sandbox that is recorded, and whose namespace is still to be made ----------------------------------------------
+
+
+def halfway(installation: dict[str, Any], name: str, **more: Any) -> subprocess.Popen[bytes]:
+    """A process that creates c1, and has been killed or stopped once c1 was recorded; its namespace is not there."""
+    order = {"installation": installation, "verb": "create_sandbox", "stop_at": "note:after", "signal": name, **more}
+    worker = start(order)
+    if name == "KILL":
+        worker.communicate(timeout=60)
+        assert -signal.SIGKILL == worker.returncode
+    else:
+        os.waitpid(worker.pid, os.WUNTRACED)
+    return worker
+
+
+def is_answered(cnm: RealController, container: str) -> bool:
+    """Whether somebody answers at the resolver's address in a sandbox."""
+    name = os.path.basename(cnm.sandbox(container).path)
+    with cnm._calls.context.doors.kernel.open_socket(name, socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(10.0)
+        try:
+            asking.connect(("127.0.0.11", 53))
+            asking.send(b"\x12\x34\x01\0\0\x01" + bytes(6) + b"\3web\0\0\x01\0\x01")
+            return asking.recv(512)[:2] == b"\x12\x34"
+        except ConnectionRefusedError:
+            return False
+
+
+def sync(cnm: RealController) -> None:
+    """Have the resident take in everything."""
+    context = cnm._calls.context
+    context.follower.announce(context.doors.clock.deadline(10.0))
+
+
+def test_names_are_served_in_a_sandbox_that_the_resident_had_seen_before_its_namespace(
+    open_controller: Callable[..., RealController], installation: dict[str, Any]
+) -> None:
+    """It looks at the records at any moment; those of a sandbox do not change any more once its namespace is there."""
+    cnm = open_controller(resident="thread")
+    worker = halfway(installation, "STOP", resident="process")
+    sync(cnm)
+    worker.send_signal(signal.SIGCONT)
+    assert ended(worker)["done"]
+    sync(cnm)
+    assert is_answered(cnm, "c1")
+
+
+def test_names_are_served_in_a_sandbox_whose_creator_was_killed(
+    open_controller: Callable[..., RealController], installation: dict[str, Any]
+) -> None:
+    """Whoever makes its namespace later."""
+    cnm = open_controller(resident="thread")
+    halfway(installation, "KILL")
+    sync(cnm)
+    other = open_controller(resident="off")
+    deadline = time.monotonic() + 10.0
+    while not is_answered(other, "c1"):
+        assert time.monotonic() < deadline, "nobody answers"
+        threading.Event().wait(0.01)
 
 
 def test_processes_race_for_the_last_address(

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from libcnm import Controller, Sandbox
 from libcnm.controller.context import Context
 from libcnm.controller.controller import Controller as RealController
 from libcnm.controller.resident import LOCK, Resident
+from libcnm.controller.resident_link import ThreadLink
 from libcnm.controller.resident_start import STARTING, connect, stop_resident
 from libcnm.errors import Unavailable
 from libcnm.lab import Host, Lab
@@ -233,6 +235,20 @@ def test_one_that_cannot_start_is_said_to_be_missing(cnm: Controller) -> None:
         assert [f"missing: resident host {cnm.id[:12]}"] == rows(cnm)
     cnm.heal()
     assert [] == rows(cnm)
+
+
+def test_names_are_served_in_a_namespace_that_was_made_anew(open_controller: Open) -> None:
+    """Somebody removed it, another process made it again, and the resident looks at everything."""
+    cnm = open_controller(resident="thread")
+    sandbox = attached(cnm)
+    until(lambda: addresses(cnm, sandbox, "web") == 1, "names do not answer")
+    subprocess.run(["umount", "--lazy", sandbox.path], check=True)
+    other = open_controller(resident="off")
+    other.heal()
+    link = cnm._link
+    assert isinstance(link, ThreadLink)
+    link._resident.healer.look()
+    until(lambda: addresses(other, sandbox, "web") == 1, "names do not answer")
 
 
 # -- side by side ----------------------------------------------------------------------------------------------------

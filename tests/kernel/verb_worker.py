@@ -2,7 +2,8 @@
 
     python verb_worker.py '{"installation": {...}, "verb": "join", "stop_at": 7, "signal": "KILL"}'
 
-Without ``stop_at`` it does the verb and prints the effects it passed, before and after each, as JSON. For other tests
+``stop_at`` is the number of an effect, or (where two threads have effects) the name of one, of which the first counts.
+Without it, it does the verb and prints the effects it passed, before and after each, as JSON. For other tests
 it also does plain verbs and says how they ended. Never imported; run by the tests of this folder.
 """
 
@@ -30,14 +31,15 @@ class Effects:
     def __init__(self) -> None:
         self.points: list[str] = []
         self.counting = False
-        self.stop_at = -1
+        self.stop_at: int | str = -1
         self.signal = signal.SIGKILL
 
     def __call__(self, name: str, when: str) -> None:
         if not self.counting:
             return
         self.points.append(f"{name}:{when}")
-        if len(self.points) - 1 == self.stop_at:
+        if self.stop_at in (len(self.points) - 1, self.points[-1]):
+            self.stop_at = -1
             os.kill(os.getpid(), self.signal)
 
 

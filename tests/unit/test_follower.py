@@ -49,10 +49,11 @@ class Shown(Names):
         self.views: dict[str, SandboxView] = {}
         self.refuses = ""
 
-    def show(self, record: SandboxRecord, view: SandboxView) -> None:
+    def show(self, record: SandboxRecord, view: SandboxView) -> bool:
         if record.id == self.refuses:
             raise ValueError("no socket there")
         self.views[record.id] = view
+        return True
 
     def hide(self, sandbox_id: str) -> None:
         self.views.pop(sandbox_id, None)
