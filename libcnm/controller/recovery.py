@@ -20,7 +20,7 @@ from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.repository import Stored, drop
 from libcnm.controller.requests import ended
-from libcnm.errors import AlreadyExists, CnmError, Conflict, Exhausted, Forbidden, InUse
+from libcnm.errors import AlreadyExists, CnmError, Conflict, Exhausted, Forbidden, InUse, KernelError
 from libcnm.model import keys
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import short
@@ -44,11 +44,11 @@ def recover(context: Context, deadline: Deadline) -> int:
 
 def after_recovery(context: Context, deadline: Deadline, verb: Callable[[], Result]) -> Result:
     """The verb; refused, once more after the half-done verbs of the dead are settled, if there were any: what it was
-    refused for may have been one of them.
+    refused for may have been one of them. The kernel refuses what a sandbox needs that was recorded and not made.
     """
     try:
         return verb()
-    except (AlreadyExists, InUse, Exhausted, Forbidden):
+    except (AlreadyExists, InUse, Exhausted, Forbidden, KernelError):
         if not recover(context, deadline):
             raise
     return verb()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from libcnm.controller import port_claims, sandbox_files
 from libcnm.controller import sandboxes as sandbox_verbs
@@ -21,6 +20,8 @@ from libcnm.model import arguments
 from libcnm.model.addresses import IPAddress
 from libcnm.model.ids import check_hostname
 from libcnm.system import processes
+
+Result = TypeVar("Result")
 
 
 class Sandbox(SandboxHandle):
@@ -99,20 +100,27 @@ class Sandbox(SandboxHandle):
         )
 
     def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-        """Start a program inside the sandbox, as :class:`subprocess.Popen` does; see :meth:`run`."""
+        """Start a program inside the sandbox, as :class:`subprocess.Popen` does; see :meth:`run`. Raises NotFound (its
+        namespace was removed), DeadlineExceeded (it is still being made, by a process that does not get on), Invalid.
+        """
         kernel = self._calls.context.doors.kernel
         command = processes.checked_argv(argv, options)
-        with self._named():
-            return kernel.spawn(command, self._record.namespace, files=self.files, options=options)
+        return self._inside(lambda: kernel.spawn(command, self._record.namespace, files=self.files, options=options))
 
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """The kernel's door knows a namespace by its pin, the user its container."""
+    def _inside(self, action: Callable[[], Result]) -> Result:
+        """What needs its namespace. One that is not there may still be in the making, or its creator have died before;
+        else it was removed, which is told by the container's name: the kernel's door knows the pin's only.
+        """
         try:
-            yield
+            return action()
         except NotFound as error:
             if error.kind != "namespace":
                 raise
+            with self._calls.verb(None) as call:
+                sandbox_verbs.finish_creation(call.context, self._record, call.deadline)
+        try:
+            return action()
+        except NotFound as error:
             raise NotFound("namespace of sandbox", error.ref, name=self.container_id) from error
 
     def resolve_name(self, name: str, *, timeout: float | None = None) -> tuple[IPAddress, ...]:
@@ -128,8 +136,7 @@ class Sandbox(SandboxHandle):
 
     def statistics(self) -> Mapping[str, LinkStatistics]:
         """The counters of each of its interfaces. libnetwork: Sandbox.Statistics."""
-        with self._named():
-            return self._calls.context.doors.kernel.statistics(self._record.namespace)
+        return self._inside(lambda: self._calls.context.doors.kernel.statistics(self._record.namespace))
 
     def rename(self, hostname: str, *, timeout: float | None = None) -> None:
         """Give it another host name: its files change in place. libnetwork: Sandbox.Rename."""

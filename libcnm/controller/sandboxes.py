@@ -127,7 +127,7 @@ def create_sandbox(
     doors = context.doors
     known = made_before(context, request, "sandbox", lambda one: context.local.sandbox(one, deadline), deadline)
     if known is not None:
-        _finish_creation(context, known, deadline)
+        finish_creation(context, known, deadline)
         return known
     sandbox_id = request.object_id(context)
     if spec.netns is not None:
@@ -358,11 +358,14 @@ def _finished(context: Context, record: SandboxRecord, deadline: Deadline) -> bo
             return False
 
 
-def _finish_creation(context: Context, record: SandboxRecord, deadline: Deadline) -> None:
-    """Of a sandbox that an earlier attempt of the same request has recorded, and may not have made."""
+def finish_creation(context: Context, record: SandboxRecord, deadline: Deadline) -> None:
+    """Wait for a sandbox that is recorded and whose namespace is not there: its creator is at it, or has died, and then
+    it is made here. Raises DeadlineExceeded (with who has it), KernelError.
+    """
+    if not record.namespace or context.doors.kernel.namespace(record.namespace) is not None:
+        return  # what a verb does with it now, it does with one that is whole
     with context.doors.locks.acquire(short(record.id), deadline=deadline):
-        if _made_whole(context, record, deadline):
-            context.follower.introduce(record.id)
+        _made_whole(context, record, deadline)
 
 
 def _made_whole(context: Context, record: SandboxRecord, deadline: Deadline) -> bool:
@@ -377,6 +380,7 @@ def _made_whole(context: Context, record: SandboxRecord, deadline: Deadline) -> 
         return False
     context.log.info("making the namespace of sandbox %s, which is recorded and not there", short(one.id))
     _make(context, one, deadline)
+    context.follower.introduce(one.id)
     return True
 
 
