@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Literal
 
@@ -76,15 +76,28 @@ def doctor(context: Context, deadline: Deadline) -> list[Difference]:
     found, _ = units(context, deadline)
     wanted = {identity: r for unit in found for identity, r in by_identity(unit.resources).items()}
     there = observe(context, wanted.values(), deadline)
-    making = {
-        identity
-        for unit in found
-        if any(sandboxes.in_the_making(context, r) for r in unit.resources if r.identity not in there)
-        for identity in by_identity(unit.resources)
-    }
-    settled = [resource for identity, resource in wanted.items() if identity not in making]
-    rows = [*resident, *differences(settled, there), *leftovers(context, wanted, there, deadline)]
+    lost = [unit for unit in found if any(sandboxes.is_pin(r) and r.identity not in there for r in unit.resources)]
+    passed_over = {identity for unit in lost for identity in by_identity(unit.resources)}
+    settled = [resource for identity, resource in wanted.items() if identity not in passed_over]
+    rows = [*resident, *differences(settled, there)]
+    for unit in lost:
+        rows.extend(_still_different(context, unit, deadline))
+    rows.extend(leftovers(context, wanted, there, deadline))
     return [*rows, *(_way_out(need, has) for need, has in way_out.unsettled(context, deadline))]
+
+
+def _still_different(context: Context, unit: Unit, deadline: Deadline) -> list[Difference]:
+    """A sandbox without its namespace is perhaps in the making, or was when the records were read, or has ended since:
+    looked at again under its lock, or not at all while its verb is under way.
+    """
+    with ExitStack() as held:
+        for name in unit.locks:
+            lock = context.doors.locks.try_acquire(name)
+            if lock is None:
+                return []
+            held.enter_context(lock)
+        fresh = unit.again()
+        return [] if fresh is None else differences(fresh.resources, observe(context, fresh.resources, deadline))
 
 
 def _way_out(need: Resource | None, has: Resource | None) -> Difference:

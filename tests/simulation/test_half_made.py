@@ -16,7 +16,7 @@ from libcnm.controller.controller import Controller
 from libcnm.controller.sandbox import Sandbox
 from libcnm.errors import AlreadyExists, CnmError, DeadlineExceeded, KernelError, Unavailable
 from libcnm.system.clock import ManualClock
-from libcnm.system.locks import Locks
+from libcnm.system.locks import HeldLock, Locks
 from libcnm.testing.world import Crash, FakeHost, FakeWorld
 
 RECORDED = 1
@@ -160,6 +160,25 @@ def test_a_retry_of_the_request_does_not_wait_for_what_is_done_with_it(host: Fak
         sandbox = create(cnm)
         with Locks(host.paths.locks).acquire(sandbox.id[:12], deadline=host.world.clock.deadline(1.0)):
             assert sandbox == create(cnm)
+
+
+class Obliging(Locks):
+    """Before the lock of a sandbox is tried for, its creator comes to an end."""
+
+    creator: Creator | None = None
+
+    def try_acquire(self, name: str, *, shared: bool = False) -> HeldLock | None:
+        if self.creator is not None and len(name) == 12:
+            self.creator.finish()
+        return super().try_acquire(name, shared=shared)
+
+
+def test_doctor_misses_nothing_of_what_is_made_while_it_looks(host: FakeHost) -> None:
+    """The records were read before the namespace was there, and its creator had ended when doctor asked for it."""
+    locks = Obliging(host.paths.locks)
+    with host.controller(doors=attrs.evolve(host.doors(), locks=locks)) as other, paused(host) as creator:
+        locks.creator = creator
+        assert [] == rows(other)
 
 
 # -- its creator was refused -------------------------------------------------------------------------------------------
