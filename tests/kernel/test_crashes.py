@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_killed_at_any_effect(
         cnm.close()
 
 
-@pytest.mark.parametrize("verb", ["create_network", "join", "leave"])
+@pytest.mark.parametrize("verb", ["create_network", "create_sandbox", "join", "leave"])
 def test_paused_at_any_effect_while_another_works(
     verb: str, open_controller: Callable[..., RealController], installation: dict[str, Any], stride: int
 ) -> None:
@@ -156,6 +157,8 @@ def test_paused_at_any_effect_while_another_works(
 def _conflicting(cnm: Controller, verb: str) -> None:
     if verb == "create_network":
         cnm.create_network("net", subnets=["10.88.0.0/24"])
+    elif verb == "create_sandbox":
+        cnm.create_sandbox("c1")
     else:
         cnm.network("net").endpoint("web").join(cnm.sandbox("c1"))
 
@@ -183,7 +186,7 @@ def test_two_processes_ask_for_one_thing(
     assert [] == [str(row) for row in cnm.doctor()]
 
 
-@pytest.mark.parametrize("verb", ["create_network", "join", "leave"])
+@pytest.mark.parametrize("verb", ["create_network", "create_sandbox", "join", "leave"])
 def test_a_killed_request_is_done_by_its_retry(
     verb: str, open_controller: Callable[..., RealController], installation: dict[str, Any], stride: int
 ) -> None:
@@ -262,6 +265,25 @@ def test_names_are_served_in_a_sandbox_whose_creator_was_killed(
     while not is_answered(other, "c1"):
         assert time.monotonic() < deadline, "nobody answers"
         threading.Event().wait(0.01)
+
+
+def test_a_program_waits_for_the_namespace_that_another_process_is_making(
+    open_controller: Callable[..., RealController], installation: dict[str, Any]
+) -> None:
+    """And an endpoint joins one whose creator was killed, without anybody having recovered."""
+    cnm = open_controller(resident="off")
+    worker = halfway(installation, "STOP")
+    argv = [sys.executable, "-c", "import socket; print(socket.if_nameindex())"]
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(cnm.sandbox("c1").run, argv, capture_output=True, text=True, check=True)
+        worker.send_signal(signal.SIGCONT)
+        assert "[(1, 'lo')]\n" == running.result(30).stdout
+    assert ended(worker)["done"]
+    cnm.sandbox("c1").delete()
+    web = cnm.create_network("net", subnets=["10.88.0.0/24"]).create_endpoint("web")
+    halfway(installation, "KILL")
+    web.join(cnm.sandbox("c1"))
+    assert [] == [str(row) for row in cnm.doctor()]
 
 
 def test_processes_race_for_the_last_address(
