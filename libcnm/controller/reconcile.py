@@ -8,10 +8,10 @@ The sandboxes' files are compared along with what is in the kernel.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Literal
+from typing import Final, Literal
 
 import attrs
 
@@ -42,6 +42,9 @@ from libcnm.model.resource import Identity, Observed, Resource, by_identity
 
 log = logging.getLogger("libcnm.reconcile")
 
+_LOCKS_AT_ONCE: Final = 64
+"""Each is an open file."""
+
 
 @attrs.frozen
 class Difference:
@@ -67,6 +70,7 @@ class Unit:
     locks: tuple[str, ...]
     resources: tuple[Resource, ...]
     again: Callable[[], Unit | None]
+    is_sandbox: bool = False
 
 
 def doctor(context: Context, deadline: Deadline) -> list[Difference]:
@@ -76,28 +80,39 @@ def doctor(context: Context, deadline: Deadline) -> list[Difference]:
     found, _ = units(context, deadline)
     wanted = {identity: r for unit in found for identity, r in by_identity(unit.resources).items()}
     there = observe(context, wanted.values(), deadline)
-    lost = [unit for unit in found if any(sandboxes.is_pin(r) and r.identity not in there for r in unit.resources)]
-    passed_over = {identity for unit in lost for identity in by_identity(unit.resources)}
+    suspects = [unit for unit in found if unit.is_sandbox and differences(unit.resources, there)]
+    passed_over = {identity for unit in suspects for identity in by_identity(unit.resources)}
     settled = [resource for identity, resource in wanted.items() if identity not in passed_over]
-    rows = [*resident, *differences(settled, there)]
-    for unit in lost:
-        rows.extend(_still_different(context, unit, deadline))
+    rows = [*resident, *differences(settled, there), *_still_different(context, suspects, deadline)]
     rows.extend(leftovers(context, wanted, there, deadline))
     return [*rows, *(_way_out(need, has) for need, has in way_out.unsettled(context, deadline))]
 
 
-def _still_different(context: Context, unit: Unit, deadline: Deadline) -> list[Difference]:
-    """A sandbox without its namespace is perhaps in the making, or was when the records were read, or has ended since:
-    looked at again under its lock, or not at all while its verb is under way.
+def _still_different(context: Context, suspects: Sequence[Unit], deadline: Deadline) -> list[Difference]:
+    """Between the looks at the records and at the kernel a sandbox may have been made, changed or deleted; and one that
+    is recorded first is not there at once. Looked at again under their locks, and not at all while a verb has those.
     """
-    with ExitStack() as held:
-        for name in unit.locks:
-            lock = context.doors.locks.try_acquire(name)
-            if lock is None:
-                return []
-            held.enter_context(lock)
-        fresh = unit.again()
-        return [] if fresh is None else differences(fresh.resources, observe(context, fresh.resources, deadline))
+    rows: list[Difference] = []
+    for first in range(0, len(suspects), _LOCKS_AT_ONCE):
+        with ExitStack() as held:
+            fresh: dict[Identity, Resource] = {}
+            for unit in suspects[first : first + _LOCKS_AT_ONCE]:
+                locks = [context.doors.locks.try_acquire(name) for name in unit.locks]
+                for lock in locks:
+                    if lock is not None:
+                        held.enter_context(lock)
+                again = _again(unit) if None not in locks else None
+                fresh |= by_identity(again.resources if again is not None else ())
+            rows.extend(differences(fresh.values(), observe(context, fresh.values(), deadline)))
+    return rows
+
+
+def _again(unit: Unit) -> Unit | None:
+    try:
+        return unit.again()
+    except CnmError as error:
+        log.warning("left alone: %s", error)
+        return None
 
 
 def _way_out(need: Resource | None, has: Resource | None) -> Difference:
@@ -270,7 +285,10 @@ def _sandbox_unit(context: Context, sandbox_id: str, deadline: Deadline) -> Unit
         resources.extend(desired.sandbox(context.facts, plugs))
     resources.extend(sandbox_files.wanted(context, stored.record, plugs))
     return Unit(
-        (short(sandbox_id),), tuple(desired.unique(resources)), lambda: _sandbox_unit(context, sandbox_id, deadline)
+        (short(sandbox_id),),
+        tuple(desired.unique(resources)),
+        lambda: _sandbox_unit(context, sandbox_id, deadline),
+        is_sandbox=True,
     )
 
 

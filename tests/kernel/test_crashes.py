@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -284,6 +285,37 @@ def test_a_program_waits_for_the_namespace_that_another_process_is_making(
     halfway(installation, "KILL")
     web.join(cnm.sandbox("c1"))
     assert [] == [str(row) for row in cnm.doctor()]
+
+
+REFUSED = """
+import json, os, sys
+from libcnm import CnmError, Controller
+state, run = sys.argv[1:]
+cnm = Controller(state_dir=state, run_dir=run, resident="off")
+with open("/proc/sys/user/max_net_namespaces", "w") as limit:  # this user namespace's own
+    limit.write("1")
+code = ""
+try:
+    cnm.create_sandbox("c1", request_id="r1")
+except CnmError as error:
+    code = f"{error.code} {error.errno}"
+left = [*map(str, [*cnm.sandboxes(), *cnm.doctor()]), *os.listdir(f"{run}/sandboxes"), *os.listdir(f"{run}/locks")]
+with open("/proc/sys/user/max_net_namespaces", "w") as limit:
+    limit.write("10")
+with cnm.create_sandbox("c1", request_id="r1") as c1:
+    print(json.dumps([code, left, sorted(c1.statistics())]))
+cnm.close()
+"""
+
+
+def test_a_namespace_that_the_kernel_refuses_leaves_nothing(tmp_path: Path) -> None:
+    """No more of them are allowed: the record that was there first is taken back, and so is the request's note."""
+    argv = ["unshare", "--user", "--map-root-user", "--net", "--mount", sys.executable, "-c", REFUSED]
+    done = subprocess.run(
+        [*argv, str(tmp_path / "state"), str(tmp_path / "run")], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert 0 == done.returncode, done.stderr
+    assert [f"kernel-error {errno.ENOSPC}", [], ["lo"]] == json.loads(done.stdout)
 
 
 def test_processes_race_for_the_last_address(
