@@ -140,6 +140,23 @@ def test_the_default_route_follows_priority(cnm: Controller) -> None:
         assert [] == cnm.doctor()
 
 
+@pytest.mark.parametrize("stays", [True, False], ids=["that stays", "that has left again"])
+def test_an_endpoint_has_its_own_interface_beside_another_processs(open_controller: Any, stays: bool) -> None:
+    """Whoever made the sandbox joins after somebody else: address and route are not put on that one's interface."""
+    mine, other = open_controller(resident="off"), open_controller(resident="off")
+    blue = mine.create_network("blue", subnets=["10.88.0.0/24"])
+    red = mine.create_network("red", subnets=["10.99.0.0/24"])
+    c1 = mine.create_sandbox("c1")
+    first = other.network("blue").create_endpoint("first").join(other.sandbox("c1"))
+    if not stays:
+        first.leave()
+    second = (red if stays else blue).create_endpoint("second").join(c1)
+    assert [] == [str(row) for row in mine.doctor()]
+    name = "eth1" if stays else "eth0"
+    shown = c1.run(["ip", "-o", "-4", "address", "show", name], capture_output=True, text=True).stdout
+    assert str(second.addresses[0]) in shown
+
+
 def test_an_internal_network_leads_nowhere(cnm: Controller) -> None:
     """Internal: containers reach each other, there is no default route, and nothing is forwarded by the resolver."""
     inner = cnm.create_network("inner", internal=True)

@@ -278,16 +278,12 @@ class Batch:
         known = self._indexes.get((ns, name))
         if known is not None:
             return known
-        if name == "lo" and self.channel(ns).next_index:
+        if name == "lo" and self.channel(ns).made_here:
             return 1
         self.vouch(ns, name)
         index = unpack.index(self._ask(ns, name))
         self._indexes[ns, name] = index
         return index
-
-    def know(self, ns: str, name: str, index: int) -> None:
-        """A link was made at this index, in this call."""
-        self._indexes[ns, name] = index
 
     def forget(self, ns: str, name: str) -> None:
         """The name no longer leads to that link."""

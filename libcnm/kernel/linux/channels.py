@@ -38,8 +38,8 @@ class Channel:
         self.identity = identity
         self.fd = fd
         self.brought = brought
-        self.next_index = 0
-        """The next free link index inside, where this process has made the namespace and every link in it; else 0."""
+        self.made_here = False
+        """Whether this process has made the namespace: then its lo has the index 1, as always, and nobody asks."""
         self.users = 0
         self._wire = wire
         self._lock = threading.Lock()
@@ -228,7 +228,7 @@ class Channels:
             except BaseException:
                 os.close(fd)
                 raise
-            channel.next_index = 2  # after lo
+            channel.made_here = True
             return channel
 
         return self._namespaces.begin(inside)

@@ -92,9 +92,7 @@ def _made(batch: Batch, at: int, resource: Bridge | Veth | Vxlan) -> bool:
 
 
 def _create_veth(batch: Batch, at: int, resource: Veth) -> bool:
-    there = batch.channel(resource.peer_ns)
     same = resource.peer_ns == resource.ns
-    index = 0 if same else there.next_index
     batch.post(
         resource.ns,
         pack.create_veth(
@@ -103,22 +101,17 @@ def _create_veth(batch: Batch, at: int, resource: Veth) -> bool:
             resource.mtu,
             resource.peer_name,
             resource.peer_mac,
-            peer_ns_fd=None if same else there.fd,
-            peer_index=index,
+            peer_ns_fd=None if same else batch.channel(resource.peer_ns).fd,
         ),
         at,
     )
     made = _made(batch, at, resource)
-    if index:
-        taken = (error := batch.outcomes[at]) is not None and error.errno == errno.EBUSY
-        there.next_index = 0
-        if taken:  # somebody else has made a link in there: let the kernel choose the index
-            batch.outcomes[at] = None
-            return _create_veth(batch, at, resource)
-        there.next_index = index + 1
-        if made:
-            batch.know(resource.peer_ns, resource.peer_name, index)
     if made:
+        if not same:
+            # What is configured inside wants it. Asked now, when nothing waits to be sent there; and asked, for an
+            # index that is wished for here the kernel ignores unless the outer end's is as well (veth_newlink).
+            batch.forget(resource.peer_ns, resource.peer_name)
+            batch.index(resource.peer_ns, resource.peer_name)
         batch.paired((resource.peer_ns, resource.peer_name), (resource.ns, resource.name, resource.master))
     return made
 
