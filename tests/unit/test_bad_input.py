@@ -6,7 +6,7 @@ What each value means is tested beside its type; that no junk at all gets throug
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -23,7 +23,7 @@ from libcnm.model.addresses import Subnet, mac_from_address
 from libcnm.model.codec import encode
 from libcnm.model.ports import Port
 from libcnm.model.records import EndpointRecord, SandboxRecord
-from libcnm.testing.world import FakeHost, FakeWorld
+from libcnm.testing.world import FakeHost
 
 NAN = float("nan")
 ENDPOINT = EndpointRecord("e" * 64, "a", "a" * 64)
@@ -32,19 +32,6 @@ SANDBOX = SandboxRecord("5" * 64, "c", "", "b")
 
 def shortly(value: object) -> str:
     return repr(value)[:20]
-
-
-@pytest.fixture
-def host() -> Iterator[FakeHost]:
-    with FakeWorld(("one",)) as world:
-        yield world.host("one")
-
-
-@pytest.fixture
-def cnm(host: FakeHost) -> Iterator[Controller]:
-    with host.controller() as controller:
-        controller.networks()  # registers the host with the cluster
-        yield controller
 
 
 @pytest.fixture

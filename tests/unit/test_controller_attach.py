@@ -6,7 +6,7 @@ What is refused, in which words, and that a refusal changes nothing. The case na
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -25,30 +25,6 @@ from libcnm.errors import (
 from libcnm.kernel.resources import Address, Bridge, Sysctl
 from libcnm.model.resource import Change
 from libcnm.testing.world import FakeHost, FakeWorld, half_done
-
-
-@pytest.fixture
-def world() -> Iterator[FakeWorld]:
-    with FakeWorld(("one", "two")) as world:
-        yield world
-
-
-@pytest.fixture
-def host(world: FakeWorld) -> FakeHost:
-    return world.host("one")
-
-
-@pytest.fixture
-def cnm(host: FakeHost) -> Iterator[Controller]:
-    with host.controller() as controller:
-        controller.networks()  # registers the host with the cluster
-        yield controller
-
-
-@pytest.fixture
-def other(world: FakeWorld) -> Iterator[Controller]:
-    with world.host("two").controller() as controller:
-        yield controller
 
 
 def unchanged(host: FakeHost, kind: type[CnmError], verb: Callable[[], object]) -> CnmError:

@@ -29,12 +29,6 @@ ID = "a" * 64
 
 
 @pytest.fixture
-def world() -> Iterator[FakeWorld]:
-    with FakeWorld(("one", "two")) as found:
-        yield found
-
-
-@pytest.fixture
 def cnm(world: FakeWorld) -> Iterator[Controller]:
     with world.host("one").controller() as controller:
         yield controller

@@ -5,7 +5,7 @@ The case names follow libnetwork's own tests where it has them (reference: libne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -24,30 +24,6 @@ from libcnm.errors import (
 from libcnm.kernel.resources import Route
 from libcnm.model.addresses import Subnet
 from libcnm.testing.world import FakeHost, FakeWorld
-
-
-@pytest.fixture
-def world() -> Iterator[FakeWorld]:
-    with FakeWorld(("one", "two")) as world:
-        yield world
-
-
-@pytest.fixture
-def host(world: FakeWorld) -> FakeHost:
-    return world.host("one")
-
-
-@pytest.fixture
-def cnm(host: FakeHost) -> Iterator[Controller]:
-    with host.controller() as controller:
-        controller.networks()  # registers the host with the cluster
-        yield controller
-
-
-@pytest.fixture
-def other(world: FakeWorld) -> Iterator[Controller]:
-    with world.host("two").controller() as controller:
-        yield controller
 
 
 def unchanged(host: FakeHost, kind: type[CnmError], verb: Callable[[], object]) -> CnmError:

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from libcnm.controller.controller import Controller
 from libcnm.errors import AlreadyExists, Forbidden, InUse, NotFound
-from libcnm.testing.world import FakeHost, FakeWorld
-
-
-@pytest.fixture
-def host() -> Iterator[FakeHost]:
-    with FakeWorld(("one",)) as world:
-        yield world.host("one")
-
-
-@pytest.fixture
-def cnm(host: FakeHost) -> Iterator[Controller]:
-    with host.controller() as controller:
-        controller.networks()  # registers the host with the cluster
-        yield controller
+from libcnm.testing.world import FakeHost
 
 
 def attach(cnm: Controller) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 import pytest
@@ -12,25 +12,7 @@ from libcnm.controller.controller import Controller
 from libcnm.errors import AlreadyExists, InUse, Invalid, NotFound, Unavailable
 from libcnm.kernel.resources import Sysctl
 from libcnm.model.deadline import Deadline
-from libcnm.testing.world import Crash, FakeHost, FakeWorld, half_done
-
-
-@pytest.fixture
-def world() -> Iterator[FakeWorld]:
-    with FakeWorld(("one", "two")) as world:
-        yield world
-
-
-@pytest.fixture
-def host(world: FakeWorld) -> FakeHost:
-    return world.host("one")
-
-
-@pytest.fixture
-def cnm(host: FakeHost) -> Iterator[Controller]:
-    with host.controller() as controller:
-        controller.networks()  # registers the host with the cluster
-        yield controller
+from libcnm.testing.world import Crash, FakeHost, half_done
 
 
 class Deaf(Nobody):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 import pytest
@@ -18,24 +18,6 @@ from libcnm.model.records import RequestNote
 from libcnm.testing.world import FakeHost, FakeWorld
 
 DRIVERS = pytest.mark.parametrize("driver", ["bridge", "overlay"])
-
-
-@pytest.fixture
-def world() -> Iterator[FakeWorld]:
-    with FakeWorld(("one", "two")) as world:
-        yield world
-
-
-@pytest.fixture
-def host(world: FakeWorld) -> FakeHost:
-    return world.host("one")
-
-
-@pytest.fixture
-def cnm(host: FakeHost) -> Iterator[Controller]:
-    with host.controller() as controller:
-        controller.networks()  # registers the host with the cluster
-        yield controller
 
 
 def notes(host: FakeHost) -> list[str]:
