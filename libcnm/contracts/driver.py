@@ -3,7 +3,9 @@
 A driver maps records to resources and does nothing itself: the controller compares what a driver wants before and after
 a verb and has the engine make the difference so. The same functions serve creation, join, leave, deletion, undo,
 recovery, self-healing, ``plan`` and ``doctor``. A driver gets everything it needs in its arguments, never calls back,
-keeps no state, and must be a pure function of them: called twice with equal arguments, it answers equally.
+keeps no state, and must be a pure function of them: called twice with equal arguments, it answers equally. What it
+raises beside :class:`~libcnm.errors.CnmError`, or answers that is no answer, is made a DriverError that names it; its
+networks then stay as they are until it is mended.
 
 The moments mirror libnetwork's ``driverapi``: :meth:`Driver.network` is CreateNetwork/DeleteNetwork,
 :meth:`Driver.endpoint` is Join/Leave, :meth:`Driver.publication` is
@@ -74,7 +76,7 @@ class NetworkView:
 
 class ResourceDoor(Protocol):
     """Whoever makes and reads resources of some kinds: the kernel door for ours, a driver package's own for its
-    kinds.
+    kinds. ``plan`` asks it what there is, and changes nothing through it.
     """
 
     def apply(self, changes: tuple[Change, ...], *, deadline: Deadline) -> tuple[KernelError | None, ...]:
@@ -152,8 +154,12 @@ class Driver(ABC):
         """Interfaces in the sandbox are called this and a number."""
         return "eth"
 
+    def default_host_ips(self, network: NetworkRecord) -> tuple[IPAddress, ...]:
+        """What ports without an address bind to on this network; () for what the controller was opened with."""
+        return ()
+
     def doors(self) -> Mapping[type[Resource], ResourceDoor]:
-        """Doors for resource kinds that this driver brings along; ours need none."""
+        """Doors for resource kinds that this driver brings along; ours need none, and are nobody else's to bring."""
         return {}
 
 

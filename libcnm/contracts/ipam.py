@@ -108,7 +108,8 @@ class IpamFacts:
 class IpamDriver(ABC):
     """One IPAM. Stateless between calls; what it keeps is in the store. All methods may be called from any thread.
 
-    Found by name in the entry-point group ``libcnm.ipam`` and opened once per address space.
+    Found by name in the entry-point group ``libcnm.ipam`` and opened once per address space. What it raises beside
+    :class:`~libcnm.errors.CnmError`, or answers that is no answer, is made a DriverError that names it.
     """
 
     name: ClassVar[str]

@@ -106,8 +106,9 @@ def _make(
     """A network that is here as long as it exists."""
     names = ((host_state.lock_name(driver), False), (draft.id, False))
     with context.doors.locks.acquire_all(names, deadline=deadline):
-        # Everything that is there already is there on purpose: only what this network adds is the verb's business.
-        before = host_state.base(context, driver, deadline)
+        # Everything that is there already is there on purpose: only what this network adds is the verb's business. What
+        # a network whose deletion is half-done needed may be there or not: the engine adopts it, or makes it.
+        before = host_state.base(context, driver, deadline, ready=True)
         record = _claim(context, repository, driver, ipam, spec, draft, request, deadline)
         made: tuple[Change, ...] = ()
         try:

@@ -103,9 +103,7 @@ def _refuse_clashes(ports: Sequence[Port]) -> None:
 def _addresses(context: Context, driver: Driver, network: NetworkRecord, port: Port) -> tuple[IPAddress, ...]:
     if port.host_address is not None:
         return (port.host_address,)
-    of_network = getattr(driver, "default_host_ips", None)
-    chosen: tuple[IPAddress, ...] = of_network(network) if of_network is not None else ()
-    return chosen or context.settings.default_host_ips
+    return driver.default_host_ips(network) or context.settings.default_host_ips
 
 
 def _free(context: Context, wanted: Sequence[Port], siblings: Sequence[Port], deadline: Deadline) -> int:

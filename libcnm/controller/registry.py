@@ -1,7 +1,7 @@
 """Plug-ins by name, through entry points (stevedore). Loading one never imports the others.
 
 A name that nobody provides, two distributions that provide one name, and a plug-in that cannot be imported are three
-different errors, each naming the distribution.
+different errors, each naming the distribution. What is found is given out guarded (:mod:`libcnm.controller.guarded`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from libcnm.contracts.driver import Driver
 from libcnm.contracts.ipam import IpamDriver, IpamFacts
+from libcnm.controller.guarded import GuardedDriver, GuardedIpam
 from libcnm.errors import DriverError, NotFound
 
 if TYPE_CHECKING:
@@ -25,22 +26,26 @@ Plugin = TypeVar("Plugin")
 
 
 class Registry:
-    """Drivers and IPAMs by name, loaded on first use and kept. Thread-safe."""
+    """Drivers and IPAMs by name, loaded on first use and kept. Thread-safe.
+
+    ``drivers`` and ``ipams`` are used under these names instead of what is installed: for tests, and for programs that
+    bring their own. A resident in another process does not know them.
+    """
 
     def __init__(
         self, drivers: Mapping[str, Driver] | None = None, ipams: Mapping[str, IpamDriver] | None = None
     ) -> None:
-        self._drivers: dict[str, Driver] = dict(drivers or {})
+        self._drivers = {name: GuardedDriver(driver, name) for name, driver in (drivers or {}).items()}
         self._ipams: dict[tuple[str, str], IpamDriver] = {}
-        self._given_ipams = dict(ipams or {})
+        self._given_ipams = {name: GuardedIpam(ipam, name) for name, ipam in (ipams or {}).items()}
         self._lock = threading.Lock()
 
     def driver(self, name: str) -> Driver:
         """The network driver of that name; NotFound or DriverError."""
         with self._lock:
             if name not in self._drivers:
-                found: Any = _load(DRIVERS, "driver", name, Driver)
-                self._drivers[name] = _construct(name, found, found)
+                found, origin = _load(DRIVERS, "driver", name, Driver)
+                self._drivers[name] = GuardedDriver(_construct(name, found, found), name, distribution=origin)
             return self._drivers[name]
 
     def ipam(self, name: str, facts: IpamFacts) -> IpamDriver:
@@ -48,8 +53,9 @@ class Registry:
         with self._lock:
             known = self._given_ipams.get(name) or self._ipams.get((name, facts.space))
             if known is None:
-                found: Any = _load(IPAM, "IPAM driver", name, IpamDriver)
-                known = self._ipams[name, facts.space] = _construct(name, found, lambda: found.open(facts))
+                found, origin = _load(IPAM, "IPAM driver", name, IpamDriver)
+                made = _construct(name, found, lambda: found.open(facts))
+                known = self._ipams[name, facts.space] = GuardedIpam(made, name, distribution=origin)
             return known
 
     def loaded_drivers(self) -> tuple[Driver, ...]:
@@ -71,7 +77,8 @@ def _points(group: str) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=group))
 
 
-def _load(group: str, kind: str, name: str, base: type) -> Any:
+def _load(group: str, kind: str, name: str, base: type) -> tuple[Any, str | None]:
+    """The class, and the distribution that it is from."""
     # Imported here: stevedore costs 75 ms, which `import libcnm` must not pay.
     from stevedore import DriverManager, ExtensionManager
     from stevedore.exception import MultipleMatches
@@ -93,7 +100,7 @@ def _load(group: str, kind: str, name: str, base: type) -> Any:
         raise DriverError(name, f"cannot be loaded: {error!r}", distribution=origin) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         raise DriverError(name, f"is not a {base.__module__}.{base.__qualname__}", distribution=origin)
-    return found
+    return found, origin
 
 
 def _construct(name: str, found: type, make: Callable[[], Plugin]) -> Plugin:

@@ -133,7 +133,6 @@ class BridgeDriver(Driver):
         return prefix
 
     def default_host_ips(self, network: NetworkRecord) -> tuple[IPAddress, ...]:
-        """What ports without an address bind to, if this network says so itself."""
         address = self._options(network).get(options.BRIDGE_HOST_BINDING)
         return () if address is None else (address,)
 

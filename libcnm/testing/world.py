@@ -106,9 +106,16 @@ class FakeHost:
         )
 
     def controller(
-        self, resident: Literal["inline", "off"] = "inline", doors: Doors | None = None, **options: object
+        self,
+        resident: Literal["inline", "off"] = "inline",
+        doors: Doors | None = None,
+        registry: Registry | None = None,
+        **options: object,
     ) -> Controller:
-        """A new process on this host; with ``doors`` of the caller's making, or some of :meth:`doors` replaced."""
+        """A new process on this host; with ``doors`` of the caller's making, or some of :meth:`doors` replaced, with
+        the drivers of ``registry`` (``Registry({"mine": MyDriver()})``: no entry point is needed), and with the other
+        ``options`` of :class:`libcnm.Controller`.
+        """
         return Controller(
             state_dir=self.paths.state_dir,
             run_dir=self.paths.run_dir,
@@ -117,7 +124,7 @@ class FakeHost:
             advertise=self.address,
             resident=resident,
             doors=doors or self.doors(),
-            registry=Registry(),
+            registry=registry or Registry(),
             **options,  # type: ignore[arg-type]  # the controller checks them
         )
 

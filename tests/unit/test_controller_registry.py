@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from libcnm.controller.guarded import GuardedDriver
 from libcnm.controller.registry import DRIVERS, IPAM, Registry, names
 from libcnm.drivers.null import NullDriver
 from libcnm.errors import NotFound
@@ -21,11 +22,12 @@ from libcnm.errors import NotFound
 ROOT = Path(__file__).resolve().parents[2]
 ASK = """
 import json, sys
+from libcnm.controller.guarded import GuardedDriver
 from libcnm.controller.registry import Registry
 from libcnm.errors import CnmError
 try:
     found = Registry().driver(sys.argv[1])
-    answer = {"found": type(found).__name__}
+    answer = {"found": type(found.driver).__name__}
 except CnmError as error:
     answer = {"error": type(error).__name__, "text": str(error), "cause": type(error.__cause__).__name__,
               **{name: value for name, value in error.as_dict().items() if name == "distribution"}}
@@ -121,8 +123,10 @@ def test_given_ones_come_first() -> None:
     """A test, or a program that embeds libcnm, brings its own; the same one is given each time."""
     mine = NullDriver()
     registry = Registry(drivers={"bridge": mine})
-    assert mine is registry.driver("bridge")
-    assert (mine,) == registry.loaded_drivers()
+    given = registry.driver("bridge")
+    assert isinstance(given, GuardedDriver)
+    assert mine is given.driver
+    assert (given,) == registry.loaded_drivers()
     assert registry.driver("host") is registry.driver("host")
 
 
