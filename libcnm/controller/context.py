@@ -18,7 +18,7 @@ from libcnm.contracts.driver import Driver, HostFacts, NetworkView, ResourceDoor
 from libcnm.contracts.ipam import IpamDriver, IpamFacts
 from libcnm.controller import run_dir
 from libcnm.controller.desired import Plug
-from libcnm.controller.doors import Doors, Paths
+from libcnm.controller.doors import Doors, Paths, ThirdPartyDoors
 from libcnm.controller.engine import Engine
 from libcnm.controller.registry import Registry
 from libcnm.controller.repository import Repository, Stored, create, put, retrying
@@ -212,11 +212,11 @@ class Context:
         entropy = self.doors.entropy
         return self.registry.ipam(name, IpamFacts(scope, seed, self.doors.clock.wall, entropy.below))
 
-    def _third_party_doors(self) -> dict[type[Resource], ResourceDoor]:
+    def _third_party_doors(self) -> ThirdPartyDoors:
         found: dict[type[Resource], ResourceDoor] = {}
         for driver in self.registry.loaded_drivers():
             found.update(driver.doors())
-        return found
+        return self.doors.third_party(found) if found else found
 
     # -- stores ------------------------------------------------------------------------------------------------------
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import attrs
 
+from libcnm.contracts.driver import ResourceDoor
 from libcnm.errors import Invalid
 from libcnm.kernel.base import Kernel
 from libcnm.kv.base import Store
 from libcnm.model.arguments import path
+from libcnm.model.resource import Resource
 from libcnm.system.clock import Clock, SystemClock
 from libcnm.system.entropy import Entropy, SystemEntropy
 from libcnm.system.files import Files
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from libcnm.kernel.linux import Home
 
 DATABASE = "libcnm.db"
+ThirdPartyDoors = Mapping[type[Resource], ResourceDoor]
+"""By the resource kinds that they are for."""
 
 
 @attrs.frozen
@@ -66,9 +71,15 @@ class Paths:
         return cls(os.path.normpath(state_dir), os.path.normpath(run_dir))
 
 
+def _as_they_are(doors: ThirdPartyDoors) -> ThirdPartyDoors:
+    return doors
+
+
 @attrs.frozen
 class Doors:
-    """Everything outside. ``cluster`` None: no networks of global scope."""
+    """Everything outside. ``cluster`` None: no networks of global scope. ``third_party``: what stands for the doors
+    that drivers bring along; themselves, but for a rehearsal.
+    """
 
     kernel: Kernel
     local: Store
@@ -77,6 +88,7 @@ class Doors:
     cluster: Store | None = None
     clock: Clock = attrs.field(factory=SystemClock)
     entropy: Entropy = attrs.field(factory=SystemEntropy)
+    third_party: Callable[[ThirdPartyDoors], ThirdPartyDoors] = _as_they_are
 
     def close(self) -> None:
         """Close all that can be closed, whatever the others say."""

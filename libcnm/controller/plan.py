@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 
-from libcnm.controller.doors import Doors
+from libcnm.controller.doors import Doors, ThirdPartyDoors
 from libcnm.errors import Forbidden, KernelError, NotSupported
 from libcnm.kernel.base import HostNetwork, Kernel, KernelEvents, LinkStatistics, NamespaceId, no_effect_hook
 from libcnm.kernel.resources import Namespace
@@ -43,7 +43,7 @@ class Plan:
 
 
 class RehearsedKernel(Kernel):
-    """The kernel as it would be."""
+    """The kernel as it would be, and whatever third parties' doors lead to."""
 
     def __init__(self, real: Kernel) -> None:
         self.boot_id = real.boot_id
@@ -51,6 +51,12 @@ class RehearsedKernel(Kernel):
         self.changes: list[Change] = []
         self._real = real
         self._changed: dict[Identity, Resource | None] = {}
+        self._theirs: ThirdPartyDoors = {}
+
+    def instead_of(self, doors: ThirdPartyDoors) -> ThirdPartyDoors:
+        """This kernel in the place of third parties' doors, which it only asks what is there."""
+        self._theirs = doors
+        return dict.fromkeys(doors, self)
 
     def apply(self, changes: Sequence[Change], *, deadline: Deadline) -> tuple[KernelError | None, ...]:
         deadline.check("the rehearsal")
@@ -77,7 +83,7 @@ class RehearsedKernel(Kernel):
         if resource.identity in self._changed:
             known = self._changed[resource.identity]
             return None if known is None else Observed(known, ours=True)
-        return self._real.read_one(resource, deadline=deadline)
+        return self._theirs.get(type(resource), self._real).read_one(resource, deadline=deadline)
 
     def identify(self, path: str) -> NamespaceId:
         return self._real.identify(path)
@@ -184,6 +190,7 @@ class Rehearsal:
             locks=Locks(self._folder.name),
             files=RehearsedFiles(),
             cluster=self._stores[1] if len(self._stores) > 1 else None,
+            third_party=self._kernel.instead_of,
         )
 
     def __enter__(self) -> Rehearsal:

@@ -136,6 +136,19 @@ def test_its_resources_are_made_healed_and_removed(cnm: Controller, driver: Swit
     assert {} == driver.switch.ports
 
 
+def test_a_plan_tells_of_them_and_leaves_them_alone(cnm: Controller, driver: SwitchDriver) -> None:
+    """A dry run changes nothing outside, whoever's outside it is; and what there is, it sees."""
+    plan = cnm.plan(attach)
+    assert "+ switch-port host sw-" in str(plan)
+    assert (0, {}) == (driver.switch.asked, driver.switch.ports)
+    attach(cnm)
+    asked = driver.switch.asked
+    plan = cnm.plan(lambda dry: dry.sandbox("c1").delete())
+    assert "- switch-port host sw-" in str(plan)
+    assert asked == driver.switch.asked
+    assert () == cnm.plan(lambda dry: dry.heal()).changes
+
+
 # -- failing -----------------------------------------------------------------------------------------------------------
 
 
