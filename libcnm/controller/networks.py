@@ -195,7 +195,7 @@ def _claim(
 def _refuse_taken_names(repository: Repository, driver: Driver, draft: NetworkRecord, deadline: Deadline) -> None:
     holder = repository.holder(keys.network_name(draft.name), deadline)
     if holder is not None:
-        raise AlreadyExists("network", draft.name, holder=holder[:12])
+        raise AlreadyExists("network", draft.name, holder=holder[:12], hint="use that, or choose another name")
     if driver.capabilities.singleton and repository.holder(keys.singleton(driver.name), deadline) is not None:
         raise Forbidden(f"there is a network of driver {driver.name!r} already", hint="there can be only one; use that")
 

@@ -29,6 +29,7 @@ from libcnm.model.records import EndpointRecord, NetworkRecord, PortClaim
 _DYNAMIC_FIRST: Final = 49152
 _DYNAMIC_LAST: Final = 65535
 """RFC 6335's dynamic ports, from which one is chosen when the user gives none."""
+_FOREIGN: Final = "a process of this host"
 _TRIES: Final = 64
 
 
@@ -123,8 +124,23 @@ def _free(context: Context, wanted: Sequence[Port], siblings: Sequence[Port], de
 def _refuse_taken(context: Context, port: Port, endpoint_id: str, deadline: Deadline) -> None:
     holder = _holder(context, port, deadline)
     if holder is not None and holder != endpoint_id:
-        named = holder if " " in holder else f"endpoint {holder[:12]}"
-        raise AlreadyExists("port", f"{port.host_address} {port.host_port}/{port.protocol}", holder=named)
+        raise AlreadyExists(
+            "port",
+            f"{port.host_address} {port.host_port}/{port.protocol}",
+            holder=holder if holder == _FOREIGN else _described(context, holder, deadline),
+            hint="choose another host port (0 for any that is free), or end what holds it",
+        )
+
+
+def _described(context: Context, endpoint_id: str, deadline: Deadline) -> str:
+    """An endpoint that publishes a port here, and where it is: its id alone leads nowhere."""
+    for entry in context.local.store.list(keys.ATTACHMENTS, deadline=deadline).entries:
+        sandbox_id, _, _, attached = keys.parse_attachment(entry.key)
+        for plug in context.plugs(sandbox_id, deadline) if attached == endpoint_id else ():
+            if plug.endpoint.id == endpoint_id:
+                where = f"of network {plug.network.record.name} in container {plug.place.container_id}"
+                return f"endpoint {plug.endpoint.name} ({endpoint_id[:12]}) {where}"
+    return f"endpoint {endpoint_id[:12]}"
 
 
 def _holder(context: Context, port: Port, deadline: Deadline) -> str | None:
@@ -133,7 +149,7 @@ def _holder(context: Context, port: Port, deadline: Deadline) -> str | None:
     for text, holder in (stored.record.holders if stored is not None else {}).items():
         if _clash(text, port.host_address):
             return holder
-    return "a process of this host" if _listened_on(context, port) else None
+    return _FOREIGN if _listened_on(context, port) else None
 
 
 def _clash(text: str, address: IPAddress | None) -> bool:

@@ -20,6 +20,7 @@ import attrs
 from libcnm.controller.controller import Controller
 from libcnm.controller.doors import Doors, Paths
 from libcnm.controller.registry import Registry
+from libcnm.errors import CnmError
 from libcnm.kernel.fake import FakeKernel, Uplink
 from libcnm.kv.memory import PLAIN, MemoryStore, Profile
 from libcnm.model.deadline import Deadline
@@ -141,6 +142,18 @@ class FakeHost:
         held = {key for key in (*self.stored_keys(), *self.world.stored_keys()) if not key.startswith("pools/")}
         rows, settings, parked = self.kernel.snapshot()
         return held | {str(one) for part in (rows, settings, parked) if isinstance(part, tuple) for one in part}
+
+    def refuses(self, kind: type[CnmError], verb: Callable[[], object]) -> CnmError:
+        """The error of a verb that is refused with exactly that kind, after which everything is as before it."""
+        before, refusal = self.everything(), None
+        try:
+            verb()
+        except CnmError as error:
+            refusal = error
+        assert refusal is not None, f"it was not refused: {kind.__name__} was expected"
+        assert kind is type(refusal), repr(refusal)
+        assert set() == before ^ self.everything()
+        return refusal
 
     def reboot(self) -> None:
         """Everything of this boot is gone: kernel state, run folder."""

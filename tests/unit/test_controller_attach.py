@@ -14,7 +14,6 @@ from libcnm.controller.controller import Controller
 from libcnm.controller.endpoint import Endpoint
 from libcnm.errors import (
     AlreadyExists,
-    CnmError,
     Conflict,
     Forbidden,
     InUse,
@@ -25,17 +24,6 @@ from libcnm.errors import (
 from libcnm.kernel.resources import Address, Bridge, Sysctl
 from libcnm.model.resource import Change
 from libcnm.testing.world import FakeHost, FakeWorld, half_done
-
-
-def unchanged(host: FakeHost, kind: type[CnmError], verb: Callable[[], object]) -> CnmError:
-    """The verb is refused with that error, and neither stores nor kernel have changed."""
-    before = host.everything()
-    with pytest.raises(kind) as raised:
-        verb()
-    assert kind is type(raised.value)
-    assert set() == before ^ host.everything()
-    return raised.value
-
 
 # -- join and leave --------------------------------------------------------------------------------------------------
 
@@ -49,7 +37,7 @@ def test_endpoint_multiple_joins(cnm: Controller, other: Controller, host: FakeH
     cnm.create_network("net", "overlay")
     endpoint = joined(cnm)
     box = cnm.create_sandbox("c2")
-    error = unchanged(host, InUse, lambda: endpoint.join(box))
+    error = host.refuses(InUse, lambda: endpoint.join(box))
     assert "container c1 on host one" in str(error)
     assert "leave()" in str(error)
     theirs = other.network("net").endpoint("a")
@@ -61,9 +49,9 @@ def test_container_invalid_leave(cnm: Controller, other: Controller, host: FakeH
     """Attached to nothing; attached elsewhere; attached to another sandbox than was said."""
     network = cnm.create_network("net", "overlay")
     idle, box = network.create_endpoint("idle"), cnm.create_sandbox("c2")
-    unchanged(host, Forbidden, idle.leave)
+    host.refuses(Forbidden, idle.leave)
     busy = joined(cnm)
-    assert "c1" in str(unchanged(host, Forbidden, lambda: busy.leave(box)))
+    assert "c1" in str(host.refuses(Forbidden, lambda: busy.leave(box)))
     with pytest.raises(InUse, match="only host one"):
         other.network("net").endpoint("a").leave()
 
@@ -72,7 +60,7 @@ def test_endpoint_delete_with_active_container(cnm: Controller, other: Controlle
     """InUse, unless forced, and elsewhere even then: only its own host can detach it."""
     cnm.create_network("net", "overlay")
     endpoint = joined(cnm)
-    assert "delete(force=True)" in str(unchanged(host, InUse, endpoint.delete))
+    assert "delete(force=True)" in str(host.refuses(InUse, endpoint.delete))
     with pytest.raises(InUse, match="only host one"):
         other.network("net").endpoint("a").delete(force=True)
     endpoint.delete(force=True)
@@ -87,12 +75,12 @@ def test_join_refuses_what_does_not_fit(cnm: Controller, host: FakeHost) -> None
     joined(cnm)
     box, own = cnm.sandbox("c1"), cnm.create_sandbox("own", host_network=True)
     second, far, near = cnm.network("net").create_endpoint("b"), wide.create_endpoint("a"), hosts.create_endpoint("a")
-    unchanged(host, Forbidden, lambda: second.join(box))
-    assert "10.1.0.0/24" in str(unchanged(host, Forbidden, lambda: far.join(box)))
-    unchanged(host, Forbidden, lambda: near.join(box))
-    unchanged(host, Forbidden, lambda: second.join(own))
-    unchanged(host, Invalid, lambda: second.join("c1"))  # type: ignore[arg-type]  # what callers do
-    unchanged(host, Invalid, lambda: second.join(box, priority=10**9))
+    host.refuses(Forbidden, lambda: second.join(box))
+    assert "10.1.0.0/24" in str(host.refuses(Forbidden, lambda: far.join(box)))
+    host.refuses(Forbidden, lambda: near.join(box))
+    host.refuses(Forbidden, lambda: second.join(own))
+    host.refuses(Invalid, lambda: second.join("c1"))  # type: ignore[arg-type]  # what callers do
+    host.refuses(Invalid, lambda: second.join(box, priority=10**9))
     near.join(own)
 
 
@@ -100,22 +88,24 @@ def test_a_sandbox_of_another_installation(cnm: Controller, other: Controller, h
     """Its namespace is on another host."""
     endpoint = cnm.create_network("net", "overlay").create_endpoint("a")
     box = other.create_sandbox("c1")
-    unchanged(host, Invalid, lambda: endpoint.join(box))
+    host.refuses(Invalid, lambda: endpoint.join(box))
 
 
 def test_ports_clash_by_address(cnm: Controller, host: FakeHost) -> None:
-    """Of one protocol and family: the same address, or one that is all of them; the holder is named."""
+    """Of one protocol and family: the same address, or one that is all of them; the holder is named and placed."""
     network = cnm.create_network("net")
     first = network.create_endpoint("a", ports=["127.0.0.1:8080:80"])
     first.join(cnm.create_sandbox("c1"))
     box = cnm.create_sandbox("c2")
     for text in ("8080:81", "0.0.0.0:8080:81"):
         loser = network.create_endpoint("b", ports=[text])
-        assert first.id[:12] in str(unchanged(host, AlreadyExists, lambda: loser.join(box)))  # noqa: B023
+        error = host.refuses(AlreadyExists, lambda: loser.join(box))  # noqa: B023
+        assert f"endpoint a ({first.id[:12]}) of network net in container c1" == vars(error)["holder"]
+        assert "another host port" in str(error.hint)
         loser.delete()
     for name, text in (("udp", "8080:81/udp"), ("elsewhere", "127.0.0.2:8080:81"), ("next", "8081:81")):
         network.create_endpoint(name, ports=[text]).join(cnm.create_sandbox(name))
-    unchanged(host, Invalid, lambda: network.create_endpoint("v6", ports=["[::1]:9090:80"]))
+    host.refuses(Invalid, lambda: network.create_endpoint("v6", ports=["[::1]:9090:80"]))
 
 
 def test_a_port_is_free_again(cnm: Controller) -> None:
@@ -152,14 +142,14 @@ def test_a_refusal_of_the_kernel_leaves_nothing(cnm: Controller, host: FakeHost,
         return real(change, refused)
 
     host.kernel._attempt = refuse  # type: ignore[method-assign]  # a kernel that runs out of memory
-    unchanged(host, KernelError, lambda: cnm.create_network("net"))
+    host.refuses(KernelError, lambda: cnm.create_network("net"))
     assert [] == half_done(cnm)
     host.kernel._attempt = real  # type: ignore[method-assign]
     network = cnm.create_network("net")
     endpoint, box = network.create_endpoint("a"), cnm.create_sandbox("c1")
     if kind is Address:
         host.kernel._attempt = refuse  # type: ignore[method-assign]
-        unchanged(host, KernelError, lambda: endpoint.join(box))
+        host.refuses(KernelError, lambda: endpoint.join(box))
         host.kernel._attempt = real  # type: ignore[method-assign]
     endpoint.join(box)
 
@@ -188,7 +178,7 @@ def test_a_join_that_cannot_be_committed_is_undone(cnm: Controller, host: FakeHo
         finally:
             host.tape.passing = lambda: None
 
-    unchanged(host, Conflict, join)
+    host.refuses(Conflict, join)
     assert ["preparing"] == meddled
     endpoint.join(box)
     assert [] == cnm.doctor()
@@ -200,9 +190,9 @@ def test_a_join_that_cannot_be_committed_is_undone(cnm: Controller, host: FakeHo
 def test_one_sandbox_a_container(cnm: Controller, host: FakeHost) -> None:
     """The second is told the first."""
     first = cnm.create_sandbox("c1")
-    assert first.id[:12] in str(unchanged(host, AlreadyExists, lambda: cnm.create_sandbox("c1")))
+    assert first.id[:12] in str(host.refuses(AlreadyExists, lambda: cnm.create_sandbox("c1")))
     first.delete()
-    unchanged(host, NotFound, first.delete)
+    host.refuses(NotFound, first.delete)
     cnm.create_sandbox("c1")
 
 
@@ -217,7 +207,7 @@ def test_one_sandbox_a_container(cnm: Controller, host: FakeHost) -> None:
 )  # fmt: skip
 def test_a_sandbox_that_cannot_be(cnm: Controller, host: FakeHost, arguments: dict[str, object]) -> None:
     """A typed error before anything is touched, a namespace path that is none included."""
-    unchanged(host, Invalid, lambda: cnm.create_sandbox(**{"container_id": "c1", **arguments}))  # type: ignore[arg-type]
+    host.refuses(Invalid, lambda: cnm.create_sandbox(**{"container_id": "c1", **arguments}))  # type: ignore[arg-type]
 
 
 def test_deleting_a_sandbox_takes_its_endpoints(cnm: Controller) -> None:
