@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SHOWS = {
     "two_containers": ["bytes from db.blue", "bytes from web.blue", "published as 127.0.0.1:8080:80/tcp"],
     "two_hosts": ["bytes from svc1.multihost", "bytes from svc2.multihost", ".4789: VXLAN, vni ", "ICMP echo reply"],
+    "own_driver": ["missing: plug host lan/db", "Plug(socket='lan/db')", "- plug host lan/db"],
     "own_namespace": ["eth0@", "10.89.0.2/24", "bytes from app.blue (fd89::"],
 }
 POWERLESS = ["setpriv", "--bounding-set=-sys_admin,-net_admin", "--inh-caps=-sys_admin,-net_admin"]

@@ -67,6 +67,19 @@ def test_the_names_are_told_without_loading_them() -> None:
     assert sorted(api.__all__) == done.stdout.split()
 
 
+def test_the_fakes_are_where_one_looks_for_them() -> None:
+    """By name in `libcnm.testing`, loaded when they are asked for; what is not there is missing."""
+    import libcnm.testing
+    from libcnm.kernel.fake import FakeKernel
+    from libcnm.kv.memory import MemoryStore
+    from libcnm.testing.world import FakeWorld
+
+    assert [FakeKernel, FakeWorld, MemoryStore] == [getattr(libcnm.testing, name) for name in libcnm.testing.__all__]
+    assert set(libcnm.testing.__all__) <= set(dir(libcnm.testing))
+    with pytest.raises(AttributeError, match="'FakeNews'"):
+        libcnm.testing.FakeNews  # type: ignore[attr-defined]  # noqa: B018
+
+
 WORDS = re.compile(r"[A-Za-z_][A-Za-z_0-9.]*")
 NOT_OURS = {name for module in (builtins, typing, collections.abc, types, subprocess) for name in vars(module)}
 UNNAMED = {"Action", "Identity", "Kind", "Operation", "SandboxHandle", "Scope"}
