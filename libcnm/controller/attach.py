@@ -1,9 +1,9 @@
 """The verbs join and leave: an endpoint becomes, or stops being, an interface in a sandbox of this host.
 
-Verb protocol (design, section 5): the intent and the attachment are recorded as preparing; the kernel is changed; the
-attachment becomes ready, and only now names and peers know of it. Leaving goes the other way round: first no longer
-ready, then the kernel, then free. Every step can be the last one before a crash: :mod:`libcnm.controller.recovery`
-undoes a join and finishes a leave with the functions of this file.
+Verb protocol (ARCHITECTURE.md, "join a sandbox"): the intent and the attachment are recorded as preparing; the kernel
+is changed; the attachment becomes ready, and only now names and peers know of it. Leaving goes the other way round:
+first no longer ready, then the kernel, then free. Every step can be the last one before a crash:
+:mod:`libcnm.controller.recovery` undoes a join and finishes a leave with the functions of this file.
 """
 
 from __future__ import annotations

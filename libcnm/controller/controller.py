@@ -234,12 +234,14 @@ class Controller:
         timeout: float | None = None,
         request_id: str | None = None,
     ) -> Sandbox:
-        """Create a container's sandbox: a new network namespace, or with ``netns`` a path's (``/proc/4242/ns/net``),
-        or with
-        ``host_network`` the host's own.
+        """Create a container's sandbox: a new network namespace, or with ``netns`` a path's (``/proc/4242/ns/net``,
+        which stays its owner's), or with ``host_network`` the host's own.
 
-        ``dns``: servers asked from inside the sandbox instead of the host's. Raises Invalid (``netns`` is not one),
-        AlreadyExists (the container has a sandbox), KernelError. libnetwork: NewSandbox.
+        ``hostname``: the container id by default. ``dns``: servers asked from inside the sandbox instead of the host's.
+        ``extra_hosts``: names and their addresses, for ``/etc/hosts``. :attr:`Sandbox.files` are the files that a
+        runtime mounts. ``timeout`` in seconds. The same ``request_id`` gives the same sandbox. Raises Invalid
+        (``netns`` is not one), AlreadyExists (the container, or the namespace, has a sandbox), KernelError. libnetwork:
+        NewSandbox.
         """
         spec = SandboxSpec.checked(
             container_id,

@@ -195,7 +195,7 @@ class Endpoint:
     def delete(self, *, force: bool = False, timeout: float | None = None, request_id: str | None = None) -> None:
         """Delete it and free its name and addresses. Attached, it is InUse, unless ``force`` (on its own host).
 
-        libnetwork: Endpoint.Delete.
+        Raises InUse (the container and the host that have it), NotFound. libnetwork: Endpoint.Delete.
         """
         forced = flag(force, "force")
         with (

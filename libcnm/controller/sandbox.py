@@ -85,7 +85,10 @@ class Sandbox(SandboxHandle):
         **options: Any,
     ) -> subprocess.CompletedProcess[Any]:
         """Run a program inside the sandbox, as :func:`subprocess.run` does, and with the sandbox's own ``/etc/hosts``,
-        ``/etc/resolv.conf`` and ``/etc/hostname`` in a private mount namespace. No shell.
+        ``/etc/resolv.conf`` and ``/etc/hostname`` in a private mount namespace. No shell. ``timeout`` in seconds.
+
+        Raises NotFound when its namespace has gone, else what :func:`subprocess.run` does: FileNotFoundError (no such
+        program), subprocess.TimeoutExpired, with ``check`` subprocess.CalledProcessError.
         """
         if text is not None and arguments.flag(text, "text"):
             options["text"] = True
@@ -135,11 +138,17 @@ class Sandbox(SandboxHandle):
             return resolve(call.context, self._record, wanted, call.deadline)
 
     def statistics(self) -> Mapping[str, LinkStatistics]:
-        """The counters of each of its interfaces. libnetwork: Sandbox.Statistics."""
+        """The counters of each of its interfaces, by name. Raises NotFound when its namespace has gone.
+
+        libnetwork: Sandbox.Statistics.
+        """
         return self._inside(lambda: self._calls.context.doors.kernel.statistics(self._record.namespace))
 
     def rename(self, hostname: str, *, timeout: float | None = None) -> None:
-        """Give it another host name: its files change in place. libnetwork: Sandbox.Rename."""
+        """Give it another host name: its files change in place. Raises Invalid, NotFound.
+
+        libnetwork: Sandbox.Rename.
+        """
         with self._calls.verb(timeout) as call:
             self._record = sandbox_verbs.rename(call.context, self._record, hostname, call.deadline)
 
@@ -158,8 +167,8 @@ class Sandbox(SandboxHandle):
         """Change some of its settings; its endpoints stay attached meanwhile.
 
         What is left out (or None) stays as it is; an empty value takes a setting away: ``dns=()``, ``domain=""``. A
-        host name it always has: ``hostname=""`` is Invalid. libnetwork's Sandbox.Refresh, which this is, resets
-        whatever it is not told.
+        host name it always has: ``hostname=""`` is Invalid. Raises Invalid, NotFound. libnetwork's Sandbox.Refresh,
+        which this is, resets whatever it is not told.
         """
         asked = {
             "hostname": hostname,

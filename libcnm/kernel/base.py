@@ -51,7 +51,7 @@ class KernelEvent:
 
 @attrs.frozen
 class LinkStatistics:
-    """One interface's counters, as ``ip -s link`` shows them."""
+    """One interface's counters, as ``ip -s link`` shows them: octets (``_bytes``) and packets since it was made."""
 
     rx_bytes: int
     rx_packets: int

@@ -2,8 +2,7 @@
 
 Consecutive changes of one namespace travel as one transaction. Only tables that the caller names are touched. There is
 no nft program here, and no nft text. What the messages are: nft_send (changes), nft_table and nft_rules (the
-structure), nft_elements, nft_read, nft_socket, nft_wire. Law: include/uapi/linux/netfilter/nf_tables.h; what was
-measured: reference/kernel-recipes.md 4 and 5.
+structure), nft_elements, nft_read, nft_socket, nft_wire. Law: include/uapi/linux/netfilter/nf_tables.h.
 """
 
 from __future__ import annotations
