@@ -37,7 +37,9 @@ def cnm_world() -> Iterator[Callable[..., FakeWorld]]:
     """``cnm_world(hosts=("host-1",), seed=0, profile=PLAIN)``: a :class:`~libcnm.testing.world.FakeWorld`.
 
     Hosts with fake kernels and stores in memory, without root; the world's files go when the test ends. The same seed
-    makes the same world. ``profile``: see :mod:`libcnm.kv.memory`, for stores that behave like Consul or etcd.
+    makes the same world. ``profile``: ``CONSUL_LIKE`` or ``ETCD_LIKE`` of :mod:`libcnm.kv.memory`, for a store that
+    behaves as those do. Under Hypothesis' ``@given`` a fixture serves all examples of a test: take
+    ``with FakeWorld() as world:`` inside it instead.
     """
     from libcnm.kv.memory import PLAIN
     from libcnm.testing.world import FakeWorld

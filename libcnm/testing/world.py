@@ -20,7 +20,7 @@ import attrs
 from libcnm.controller.controller import Controller
 from libcnm.controller.doors import Doors, Paths
 from libcnm.controller.registry import Registry
-from libcnm.errors import CnmError
+from libcnm.errors import CnmError, NotFound
 from libcnm.kernel.fake import FakeKernel, Uplink
 from libcnm.kv.memory import PLAIN, MemoryStore, Profile
 from libcnm.model.deadline import Deadline
@@ -192,9 +192,14 @@ class FakeWorld:
     ) -> None:
         self._temporary.cleanup()
 
-    def host(self, name: str = "host-1") -> FakeHost:
-        """A host by its name."""
-        return self.hosts[name]
+    def host(self, name: str | None = None) -> FakeHost:
+        """The host of that name, or NotFound; without one the first."""
+        if name is None:
+            return next(iter(self.hosts.values()))
+        try:
+            return self.hosts[name]
+        except KeyError:
+            raise NotFound("host", name, hint=f"this world has {', '.join(self.hosts)}") from None
 
     def stored_keys(self) -> list[str]:
         """The keys in the store that the hosts share."""

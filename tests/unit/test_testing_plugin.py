@@ -1,10 +1,13 @@
-"""The pytest plugin that users get: each fixture does what it says, in a pytest of its own."""
+"""The pytest plugin that users get: each fixture does what it says, in a pytest of its own; and the worlds it makes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+
+from libcnm.errors import NotFound
+from libcnm.testing.world import FakeWorld
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +48,14 @@ def test_fake_fixtures(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatc
         """,
     )
     result.assert_outcomes(passed=3)
+
+
+def test_a_world_has_the_hosts_that_it_was_made_with() -> None:
+    """The first one without a name; one that is not there is NotFound, and the error says which are."""
+    with FakeWorld(("a", "b")) as world:
+        assert (world.host("a"), "b") == (world.host(), world.host("b").name)
+        with pytest.raises(NotFound, match="this world has a, b"):
+            world.host("host-1")
 
 
 @pytest.mark.slow
