@@ -69,14 +69,28 @@ class Namespace(Resource):
 
 
 @attrs.frozen
-class Bridge(Resource):
+class _InNamespace(Resource):
+    """The shared part of what needs nothing but its namespace."""
+
+    ns: str
+
+    @property
+    def needs(self) -> tuple[Identity, ...]:
+        return namespace_identity(self.ns)
+
+    @property
+    def dies_with(self) -> tuple[Identity, ...]:
+        return namespace_identity(self.ns)
+
+
+@attrs.frozen
+class Bridge(_InNamespace):
     """A bridge, up, with its MAC from the start and without multicast snooping (both for reasons: kernel/README.md).
 
     Equivalent to: ``ip link add NAME address MAC mtu MTU group GROUP up type bridge mcast_snooping 0``.
     """
 
     kind: ClassVar[str] = "bridge"
-    ns: str
     name: str
     mac: str
     mtu: int = 1500
@@ -87,14 +101,6 @@ class Bridge(Resource):
     @property
     def identity(self) -> Identity:
         return link_identity(self.ns, self.name)
-
-    @property
-    def needs(self) -> tuple[Identity, ...]:
-        return namespace_identity(self.ns)
-
-    @property
-    def dies_with(self) -> tuple[Identity, ...]:
-        return namespace_identity(self.ns)
 
 
 @attrs.frozen
@@ -264,7 +270,7 @@ class Route(Resource):
 
 
 @attrs.frozen
-class Rule(Resource):
+class Rule(_InNamespace):
     """A policy routing rule, which looks a table up, or goes on at the rule of priority ``goto``, or does nothing
     ("nop": a place to go on at). The last two keep their table too, unused: it says whose they are.
 
@@ -274,7 +280,6 @@ class Rule(Resource):
 
     kind: ClassVar[str] = "rule"
     fixed: ClassVar[frozenset[str]] = frozenset({"goto"})
-    ns: str
     version: int
     priority: int
     table: int
@@ -289,14 +294,6 @@ class Rule(Resource):
         mark = "" if self.mark is None else f"{self.mark:#x}/{self.mask:#x}"
         how = () if self.action == "lookup" else (self.action,)
         return ("rule", self.ns, str(self.version), str(self.priority), self.iif or "", mark, str(self.table), *how)
-
-    @property
-    def needs(self) -> tuple[Identity, ...]:
-        return namespace_identity(self.ns)
-
-    @property
-    def dies_with(self) -> tuple[Identity, ...]:
-        return namespace_identity(self.ns)
 
 
 @attrs.frozen
@@ -382,7 +379,7 @@ class Sysctl(Resource):
 
 
 @attrs.frozen
-class FirewallTable(Resource):
+class FirewallTable(_InNamespace):
     """The structure of our nftables table (chains, rules, empty sets and maps), defined in
     :mod:`libcnm.kernel.firewall`.
 
@@ -391,21 +388,12 @@ class FirewallTable(Resource):
     """
 
     kind: ClassVar[str] = "firewall-table"
-    ns: str
     name: str
     version: str
 
     @property
     def identity(self) -> Identity:
         return ("firewall-table", self.ns, self.name)
-
-    @property
-    def needs(self) -> tuple[Identity, ...]:
-        return namespace_identity(self.ns)
-
-    @property
-    def dies_with(self) -> tuple[Identity, ...]:
-        return namespace_identity(self.ns)
 
 
 KeyPart = str | int | IPAddress | IPNetwork
