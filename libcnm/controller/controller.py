@@ -261,7 +261,11 @@ class Controller:
         ):
             if netns is None and not host_network:
                 call.context.doors.kernel.anticipate()  # takes half of the time; one not needed serves the next
-            record = sandbox_verbs.create_sandbox(call.context, spec, call.deadline, request)
+            record = after_recovery(
+                call.context,
+                call.deadline,
+                lambda: sandbox_verbs.create_sandbox(call.context, spec, call.deadline, request),
+            )
         return Sandbox(self._calls, record)
 
     def sandbox(self, ref: str, *, timeout: float | None = None) -> Sandbox:

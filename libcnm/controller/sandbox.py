@@ -124,7 +124,8 @@ class Sandbox(SandboxHandle):
         try:
             return action()
         except NotFound as error:
-            raise NotFound("namespace of sandbox", error.ref, name=self.container_id) from error
+            hint = "healing makes it anew, unless it was brought"
+            raise NotFound("namespace of sandbox", error.ref, name=self.container_id, hint=hint) from error
 
     def resolve_name(self, name: str, *, timeout: float | None = None) -> tuple[IPAddress, ...]:
         """What the sandbox's resolver would answer for a name, all addresses, IPv4 first; empty when it is not known.

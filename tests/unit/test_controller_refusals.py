@@ -58,6 +58,7 @@ def crashed(host: FakeHost, point: int, verb: str = "create_network") -> None:
     dying = host.controller()
     verbs: dict[str, Callable[[], object]] = {
         "create_network": lambda: dying.create_network("net", subnets=["10.1.0.0/24"]),
+        "create_sandbox": lambda: dying.create_sandbox("c1"),
         "join": lambda: dying.network("net").endpoint("a").join(dying.sandbox("c1")),
     }
     host.tape.start(stop_at=point)
@@ -75,6 +76,33 @@ def test_a_dead_creators_name_and_pool_are_free_for_a_controller_that_is_open(cn
     cnm.network("net").delete()
     crashed(host, 12)
     assert cnm.ensure_network("net", subnets=["10.1.0.0/24"]).name == "net"
+
+
+@pytest.mark.parametrize("point", range(1, 12))
+def test_a_sandbox_that_a_dead_process_was_making_is_made_when_it_is_needed(
+    cnm: Controller, host: FakeHost, point: int
+) -> None:
+    """It is recorded before its namespace is there: who joins it, or wants to create it, finds it whole."""
+    endpoint = cnm.create_network("net", subnets=["10.1.0.0/24"]).create_endpoint("a")
+    crashed(host, point, "create_sandbox")
+    endpoint.join(cnm.sandbox("c1"))
+    assert [] == cnm.doctor()
+    cnm.sandbox("c1").delete()
+    crashed(host, point, "create_sandbox")
+    with pytest.raises(AlreadyExists):
+        cnm.create_sandbox("c1")
+    assert ["lo"] == list(cnm.sandbox("c1").statistics())
+    assert [] == cnm.doctor()
+
+
+def test_a_namespace_that_somebody_has_removed_is_named_with_what_to_do(cnm: Controller, host: FakeHost) -> None:
+    """Whoever looks inside is told; healing makes it anew."""
+    box = cnm.create_sandbox("c1")
+    host.kernel.vandalise_delete(("namespace", "", box.id[:12]))
+    with pytest.raises(NotFound, match=r"namespace of sandbox 'c1'.*healing makes it anew"):
+        box.statistics()
+    cnm.heal()
+    assert ["lo"] == list(box.statistics())
 
 
 def test_an_endpoint_that_a_dead_process_was_joining_can_be_joined(cnm: Controller, host: FakeHost) -> None:
