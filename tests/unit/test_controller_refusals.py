@@ -96,13 +96,14 @@ def test_a_sandbox_that_a_dead_process_was_making_is_made_when_it_is_needed(
 
 
 def test_a_namespace_that_somebody_has_removed_is_named_with_what_to_do(cnm: Controller, host: FakeHost) -> None:
-    """Whoever looks inside is told; healing makes it anew."""
+    """Whoever looks inside is told; healing makes it anew, with what was attached in it."""
     box = cnm.create_sandbox("c1")
+    cnm.create_network("net").create_endpoint("a").join(box)
     host.kernel.vandalise_delete(("namespace", "", box.id[:12]))
     with pytest.raises(NotFound, match=r"namespace of sandbox 'c1'.*healing makes it anew"):
         box.statistics()
     cnm.heal()
-    assert ["lo"] == list(box.statistics())
+    assert ["lo", "eth0"] == list(box.statistics())
 
 
 def test_an_endpoint_that_a_dead_process_was_joining_can_be_joined(cnm: Controller, host: FakeHost) -> None:
