@@ -36,8 +36,7 @@ for line in sys.stdin:
     name, first = json.loads(line)
     if first:
         for endpoint in keep.endpoints:
-            if not endpoint.is_way_out:  # which goes with the last that needs it
-                endpoint.delete(force=True)
+            endpoint.delete(force=True)
     elif not keep.endpoints:
         network.create_endpoint("keep").join(keep)
     endpoint, sandbox = network.create_endpoint(name), cnm.create_sandbox(name)

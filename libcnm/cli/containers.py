@@ -111,7 +111,8 @@ def ls(session: Session, quiet: bool, no_trunc: bool) -> None:
 def _endpoints(sandbox: Sandbox) -> str:
     return ", ".join(
         f"{one.name}.{one.network} {' '.join(str(address.ip) for address in one.addresses)}".rstrip()
-        for one in sandbox.endpoints
+        for one in (*sandbox.endpoints, sandbox.way_out)
+        if one is not None
     )
 
 

@@ -212,7 +212,8 @@ def disconnect(session: Session, ref: str, container: str) -> None:
 def _disconnect(cnm: Controller, ref: str, container: str) -> list[str]:
     sandbox = cnm.sandbox(container)
     target = cnm.network(ref)
-    attached = [one for one in sandbox.endpoints if one.network_id == target.id]
+    inside = (*sandbox.endpoints, sandbox.way_out)  # of which the last refuses, and says why
+    attached = [one for one in inside if one is not None and one.network_id == target.id]
     if not attached:
         raise Forbidden(f"container {sandbox.container_id!r} is not connected to network {target.name!r}")
     for endpoint in attached:

@@ -68,7 +68,19 @@ class Sandbox(SandboxHandle):
 
     @property
     def endpoints(self) -> list[Endpoint]:
-        """Its endpoints, in the order in which they provide the default route; an :attr:`~Endpoint.is_way_out` last."""
+        """Its endpoints, in the order in which they provide the default route. They are yours to detach and delete; its
+        :attr:`way_out`, which comes and goes by itself, is none of them.
+        """
+        return [endpoint for endpoint in self._inside() if not endpoint.is_way_out]
+
+    @property
+    def way_out(self) -> Endpoint | None:
+        """The one more that libcnm gives it while its networks have no gateway (see :attr:`Endpoint.is_way_out`): the
+        last in that order. libnetwork: the endpoint on ``docker_gwbridge``.
+        """
+        return next((endpoint for endpoint in self._inside() if endpoint.is_way_out), None)
+
+    def _inside(self) -> list[Endpoint]:
         with self._calls.verb(None) as call:
             plugs = sorted(call.context.plugs(self.id, call.deadline), key=lambda plug: plug.order)
         return [Endpoint(self._calls, plug.network.record, plug.endpoint) for plug in plugs]
@@ -197,12 +209,12 @@ class Sandbox(SandboxHandle):
             self._record = sandbox_verbs.refresh(call.context, self._record, call.deadline, **changes)
 
     def inspect(self, *, timeout: float | None = None) -> dict[str, object]:
-        """The sandbox as plain data."""
+        """The sandbox as plain data: all endpoints in it, in their order, a :attr:`way_out` included."""
         from libcnm.controller.inspect import sandbox_as_dict
 
         with self._calls.verb(timeout) as call:
             self._record = call.context.sandbox(self.id, call.deadline, name=self.container_id).record
-            plugs = call.context.plugs(self.id, call.deadline)
+            plugs = sorted(call.context.plugs(self.id, call.deadline), key=lambda plug: plug.order)
             inside = [(plug.network.record, plug.endpoint) for plug in plugs]
             return sandbox_as_dict(self._record, self.path, inside, partial(port_claims.is_here, call.context))
 

@@ -261,6 +261,15 @@ def test_what_is_lived_with_is_told_in_the_same_words() -> None:
         assert "     detach them there first: only their own host can\n" in failed(two, "network", "rm", "multi")[1]
 
 
+def test_a_way_out_is_shown_and_not_disconnected(host: Host) -> None:
+    """``container ls`` lists it as the interface that it is; who would disconnect it is told whose it is."""
+    out(host, "network", "create", "-d", "overlay", "multi")
+    out(host, "container", "create", "c1", "--publish-service", "web.multi")
+    assert ".cnm_gwbridge " in out(host, "container", "ls")
+    status, message = failed(host, "network", "disconnect", "cnm_gwbridge", "c1")
+    assert (4, True) == (status, "container c1, whose way out it is" in message)
+
+
 def test_a_network_of_the_cluster_without_a_store(host: Host) -> None:
     """The advice is an option, not an argument of a constructor."""
     without = ["env", "-u", "LIBCNM_CLUSTER_STORE", sys.executable, "-m", "libcnm.cli"]

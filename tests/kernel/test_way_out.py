@@ -55,8 +55,8 @@ def place() -> Iterator[Place]:
 
 def addresses(box: Sandbox) -> dict[int, str]:
     """Of its way out, by IP version."""
-    (way_out,) = (one for one in box.endpoints if one.is_way_out)
-    return {interface.version: str(interface.ip) for interface in way_out.addresses}
+    assert box.way_out is not None
+    return {interface.version: str(interface.ip) for interface in box.way_out.addresses}
 
 
 def pings(box: Sandbox, target: object) -> bool:

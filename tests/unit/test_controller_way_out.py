@@ -45,8 +45,9 @@ def overlay(cnm: Controller, name: str = "red", *subnets: str, **options: bool) 
 
 
 def inside(box: Sandbox) -> list[tuple[str, str, str | None]]:
-    """A sandbox's endpoints in its order: network, name but for the id in it, interface."""
-    return [(one.network, one.name.replace(box.id[:12], "ID"), one.interface) for one in box.endpoints]
+    """What is in a sandbox, in its order: network, name but for the id in it, interface."""
+    there = [*box.endpoints, *filter(None, [box.way_out])]
+    return [(one.network, one.name.replace(box.id[:12], "ID"), one.interface) for one in there]
 
 
 def names(cnm: Controller) -> list[str]:
@@ -130,13 +131,13 @@ def test_it_follows_the_need(cnm: Controller, host: FakeHost, box: Sandbox) -> N
     networks = []
     for name in ("four", "both", "blue"):
         cnm.network(name).create_endpoint("a").join(box)
-        networks.append([one.network for one in box.endpoints if one.is_way_out])
+        networks.append(box.way_out and box.way_out.network)
         assert [] == cnm.doctor()
-    assert [["cnm_gwbridge"], ["cnm_gwbridge46"], ["cnm_gwbridge6"]] == networks
-    interfaces = {one.network: one.interface for one in box.endpoints}
+    assert ["cnm_gwbridge", "cnm_gwbridge46", "cnm_gwbridge6"] == networks
+    interfaces = {network: interface for network, _, interface in inside(box)}
     assert {4: interfaces["blue"], 6: interfaces["cnm_gwbridge6"]} == routes(host, box)
     cnm.network("both").endpoint("a").delete(force=True)
-    assert [False, False] == [one.is_way_out for one in box.endpoints]
+    assert (2, None) == (len(box.endpoints), box.way_out)
     cnm.network("blue").delete(force=True)
     assert ["both", "cnm_gwbridge", "four"] == names(cnm)
 
@@ -196,6 +197,20 @@ def test_it_has_no_name(cnm: Controller, box: Sandbox) -> None:
         text = file.read()
     assert str(endpoint.addresses[0].ip) in text
     assert str(own.addresses[0].ip) not in text
+
+
+def test_a_sandboxs_own_endpoints_can_be_deleted_one_by_one(cnm: Controller, box: Sandbox) -> None:
+    """The way out, which goes with the last that needs it, is listed apart; ``inspect`` shows it, as what it is."""
+    for name in ("red", "sky"):
+        overlay(cnm, name)
+        cnm.network(name).create_endpoint("a").join(box)
+    assert ["red", "sky", "cnm_gwbridge"] == [network for network, _, _ in inside(box)]
+    shown = box.inspect()["Endpoints"]
+    assert isinstance(shown, list)
+    assert [None, None, box.id] == [one.get("WayOutOf") for one in shown]
+    for endpoint in box.endpoints:
+        endpoint.delete(force=True)
+    assert ([], None, []) == (box.endpoints, box.way_out, box.inspect()["Endpoints"])
 
 
 # -- ports -----------------------------------------------------------------------------------------------------------
