@@ -32,7 +32,8 @@ from libcnm.model.resource import Change, Observed, Resource
 class Capabilities:
     """What a driver is like. ``scope`` decides which store holds its networks (libnetwork's DataScope).
 
-    ``presence``: its network exists on a host from creation on, or only while an endpoint is attached there.
+    ``presence``: its network exists on a host from creation on, or only while an endpoint is attached there; of scope
+    "global" it must be the latter (else DriverError).
     ``addresses``: endpoints have addresses (null and host networks do not). ``singleton``: at most one such network.
     ``gateway``: a sandbox can reach the world through it. ``host_namespace``: only sandboxes in the host's own
     namespace join (None: no sandbox of either kind is refused). ``vni``: its networks each need a VXLAN network

@@ -40,6 +40,11 @@ class GuardedDriver(Driver):
         self._guard = _Guard(name, distribution)
         capabilities = self._guard.call("capabilities", lambda: driver.capabilities)
         self._guard.check("capabilities", [capabilities], Capabilities)
+        if capabilities.scope == "global" and capabilities.presence == "created":
+            # Recovery looks for half-done creations in a host's own store alone.
+            why = "its networks are the cluster's, so they cannot be on each host from their creation on"
+            hint = "Capabilities(scope='global', presence='attached')"
+            raise DriverError(name, why, distribution=distribution or type(driver).__module__, hint=hint)
         self.capabilities = capabilities  # type: ignore[misc]  # as above
         # What ours answer is their own tests' business; each verb asks several times.
         self._trusted = type(driver).__module__.startswith(_OURS)

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from libcnm.contracts.driver import Capabilities
 from libcnm.controller.guarded import GuardedDriver
 from libcnm.controller.registry import DRIVERS, IPAM, Registry, names
 from libcnm.drivers.null import NullDriver
-from libcnm.errors import NotFound
+from libcnm.errors import DriverError, NotFound
 
 ROOT = Path(__file__).resolve().parents[2]
 ASK = """
@@ -117,6 +118,26 @@ def test_a_cache_in_the_home_folder_is_not_believed(tmp_path: Path) -> None:
     ask(tmp_path, "mine")
     cached = [path for path in tmp_path.rglob("*") if "entry" in path.name and path.is_file()]
     assert ["entry_points.txt"] == [path.name for path in cached]
+
+
+EVERYWHERE = f"""
+from libcnm.contracts.driver import Capabilities
+{GOOD}    capabilities = Capabilities(scope="global")
+"""
+
+
+def test_a_driver_of_the_cluster_that_is_there_from_creation_on(tmp_path: Path) -> None:
+    """Refused before any network of it is made, found or given: nobody would settle a half-done creation."""
+    provide(tmp_path, "theirs-everywhere", EVERYWHERE, mine="Mine")
+    answer = ask(tmp_path, "mine")
+    assert ("DriverError", "theirs_everywhere") == (answer["error"], answer["distribution"])
+    assert "presence='attached'" in str(answer["text"])
+
+    class Given(NullDriver):
+        capabilities = Capabilities(scope="global")
+
+    with pytest.raises(DriverError, match=r"'given'.*presence='attached'"):
+        Registry(drivers={"given": Given()})
 
 
 def test_given_ones_come_first() -> None:
