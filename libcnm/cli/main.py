@@ -27,7 +27,7 @@ from libcnm.cli.events import events
 from libcnm.cli.networks import network
 from libcnm.cli.output import Output, OutputFailed
 from libcnm.cli.services import service
-from libcnm.cli.session import JSON_OPTION, Group, PartlyDone, Session
+from libcnm.cli.session import JSON_OPTION, Group, PartlyDone, Session, asks_for_json
 from libcnm.cli.whole import doctor, topology
 from libcnm.cli.wording import say_it_here
 from libcnm.errors import CnmError
@@ -129,6 +129,7 @@ def _carry_out(words: list[str]) -> int:
     except PartlyDone as partly:
         return _report_several(session, partly)
     except click.ClickException as error:
+        session.json = session.json or asks_for_json(words)
         _usage(session, error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):

@@ -6,8 +6,10 @@ It knows no command. A command either prints one JSON document or text for peopl
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
@@ -124,6 +126,15 @@ JSON_OPTION = click.option(
     callback=_set_json,
     help="Print one JSON document.",
 )
+
+
+def asks_for_json(words: Sequence[str]) -> bool:
+    """The same for a command line that click has given up: at the first word that is wrong, wherever ``--json`` is."""
+    if "--json" in takewhile(lambda word: word != "--", words):
+        return True
+    with suppress(click.BadParameter):
+        return bool(os.environ.get("LIBCNM_JSON") and click.BOOL.convert(os.environ["LIBCNM_JSON"], None, None))
+    return False
 
 
 class Command(click.Command):

@@ -106,6 +106,32 @@ def test_what_a_document_cannot_hold_is_refused(words: list[str], capsys: pytest
     assert ("invalid", True) == (document["code"], "--json" in document["message"])
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (["network", "ls", "--colour", "--json"], True),
+        (["network", "ls", "--json", "--colour"], True),
+        (["--tiemout", "5", "network", "ls", "--json"], True),
+        (["--json", "nonsense"], True),
+        (["network", "ls", "--colour"], False),
+        (["--tiemout", "5", "container", "exec", "c1", "--", "program", "--json"], False),
+    ],
+    ids=lambda one: " ".join(one) if isinstance(one, list) else None,
+)
+@pytest.mark.parametrize("environment", ["", "1", "0", "nonsense"])
+def test_with_json_a_mistyped_word_is_a_document_too(
+    words: list[str], asked: bool, environment: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever the two stand; a ``--json`` after ``--`` is another program's."""
+    monkeypatch.setenv("LIBCNM_JSON", environment)
+    assert 2 == run(words)
+    printed = capsys.readouterr()
+    if asked or environment == "1":
+        assert ("invalid", "") == (json.loads(printed.out)["code"], printed.err)
+    else:
+        assert ("", True) == (printed.out, printed.err.startswith("cnm: "))
+
+
 def test_json_can_be_asked_for_by_the_environment(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
