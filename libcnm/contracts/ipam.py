@@ -50,7 +50,10 @@ class Avoid:
 
 @attrs.frozen
 class PoolRequest:
-    """One subnet of a network to be. ``holder`` is the network's id, never used again; ``index`` counts its subnets."""
+    """One subnet of a network to be. ``holder`` is the network's id, never used again; ``index`` counts its subnets.
+
+    ``room``: for how many endpoints an automatic pool had better have addresses. A wish: less will do.
+    """
 
     space: str
     subnet: Subnet
@@ -59,6 +62,7 @@ class PoolRequest:
     avoid: Sequence[Avoid] = ()
     needs_gateway: bool = True
     options: Mapping[str, str] = attrs.field(factory=dict)
+    room: int = 0
 
 
 @attrs.frozen

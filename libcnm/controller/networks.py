@@ -46,6 +46,7 @@ class NetworkSpec:
     labels: dict[str, str]
     on_demand: bool = False
     avoid: tuple[Avoid, ...] = ()
+    room: int = 0
 
     @classmethod
     def checked(
@@ -167,7 +168,7 @@ def _claim(
         if driver.capabilities.addresses:
             wanted = spec.subnets or (Subnet(),)
             requests = [
-                PoolRequest(draft.scope, subnet, draft.id, index, avoid, options=ipam_options(spec.options))
+                PoolRequest(draft.scope, subnet, draft.id, index, avoid, True, ipam_options(spec.options), spec.room)
                 for index, subnet in enumerate(wanted)
             ]
             grant = ipam.request_pools(repository.store, requests, deadline=deadline)

@@ -45,6 +45,8 @@ NETWORKS: Final = {
 _DRIVER: Final = "bridge"
 _OPTIONS: Final = {options.BRIDGE_ICC: "false"}
 """Sandboxes of different owners share these networks: they must not reach each other over them."""
+_ROOM: Final = 1000
+"""So many sandboxes of a host can have one: a bridge has no more than 1,023 ports (BR_MAX_PORTS)."""
 _SWEEP_SECONDS: Final = 1.0
 """How long recovery waits for what others hold for moments: locks of networks. It waits for no verb."""
 
@@ -362,7 +364,9 @@ def _network(context: Context, sandbox_id: str, need: WayOut, deadline: Deadline
         plugs = context.plugs(sandbox_id, deadline)
         avoid = tuple(Avoid(block, taken) for plug in plugs for block in plug.network.record.subnets)
         subnets = tuple(Subnet(version=version) for version in sorted(need.versions))
-        spec = NetworkSpec(need.network, _DRIVER, subnets, "default", False, _OPTIONS, {}, on_demand=True, avoid=avoid)
+        spec = NetworkSpec(
+            need.network, _DRIVER, subnets, "default", False, _OPTIONS, {}, on_demand=True, avoid=avoid, room=_ROOM
+        )
         try:
             return networks.create_network(context, spec, deadline)
         except AlreadyExists:

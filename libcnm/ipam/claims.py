@@ -156,6 +156,9 @@ class Claims:
         ]
         taken += [_taken(block, network=request.holder) for block in siblings if block.version == version]
         taken += [_taken(avoid.block, why=avoid.reason) for avoid in _avoided(request, version)]
+        roomy = [pool.for_room(request.room) for pool in defaults] if request.room else defaults
+        if roomy != defaults and (larger := pools.choose(roomy, 0, taken)) is not None:
+            return larger[1]
         chosen = pools.choose(defaults, self._last.get(version, -1) + 1, taken)
         if chosen is None:
             raise Exhausted(

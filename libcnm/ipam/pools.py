@@ -77,6 +77,12 @@ class DefaultPool:
         """Addresses per piece."""
         return 1 << (self.base.max_prefixlen - self.size)
 
+    def for_room(self, endpoints: int) -> DefaultPool:
+        """The same block in pieces with addresses for that many, its own pieces' where the block has not got them."""
+        needed = endpoints + 3  # the gateway's, and what IPv4 reserves
+        size = self.base.max_prefixlen - (needed - 1).bit_length()
+        return attrs.evolve(self, size=max(size, self.base.prefixlen)) if size < self.size else self
+
     def piece(self, number: int) -> IPNetwork:
         """The piece of that number, counted from 0."""
         return network(self.base.version, int(self.base.network_address) + number * self.step, self.size)

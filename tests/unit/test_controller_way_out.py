@@ -186,6 +186,19 @@ def test_sandboxes_share_its_network_and_nothing_else(cnm: Controller, host: Fak
     assert ["c2"] == [one.name for one in cnm.network("red").endpoints()]
 
 
+@pytest.mark.parametrize("taken", [False, True])
+def test_its_network_has_room_for_as_many_as_a_bridge_takes(cnm: Controller, box: Sandbox, taken: bool) -> None:
+    """All of a host's sandboxes share it, so another network's /24 will do only where there is nothing else."""
+    if taken:
+        blocks = [f"172.{second}.0.0/16" for second in range(17, 32)]
+        blocks += [f"192.168.{third}.0/24" for third in range(0, 256, 4)]
+        for number in range(0, len(blocks), 8):
+            cnm.create_network(f"n{number}", subnets=blocks[number : number + 8])
+    overlay(cnm)
+    cnm.network("red").create_endpoint("a").join(box)
+    assert [24 if taken else 22] == [subnet.prefixlen for subnet in cnm.network("cnm_gwbridge").subnets]
+
+
 def test_it_has_no_name(cnm: Controller, box: Sandbox) -> None:
     """Neither in DNS nor in the hosts file; the overlay's endpoint has, as ever."""
     overlay(cnm)

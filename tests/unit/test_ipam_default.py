@@ -248,6 +248,26 @@ def test_pools_are_rotated(store: MemoryStore) -> None:
     assert [*order, *order[:2]] == got
 
 
+@pytest.mark.parametrize(
+    ("room", "got"),
+    [
+        (0, ["10.0.0.0/28", "10.0.0.16/28"]),
+        (13, ["10.0.0.0/28", "10.0.0.16/28"]),
+        (14, ["10.0.0.0/27", "10.0.0.32/27"]),
+        (60, ["10.0.0.0/26", "10.0.0.64/28"]),
+        (1000, ["10.0.0.0/25", "10.0.0.128/26"]),
+    ],
+)
+def test_room_is_a_wish(store: MemoryStore, room: int, got: list[str]) -> None:
+    """A larger piece while a default pool has one, and what there is otherwise."""
+    ipam = make_ipam({"local": [DefaultPool("10.0.0.0/25", 28), DefaultPool("10.0.0.128/26", 28)]})
+    if room == 60:
+        claim(ipam, store, "10.0.0.128/28", 9)
+        claim(ipam, store, "10.0.0.80/28", 8)
+    asked = [PoolRequest("local", Subnet(), network_id(number), room=room) for number in (1, 2)]
+    assert got == [str(claim_pools(ipam, store, [one])[0].subnet) for one in asked]
+
+
 def test_automatic_pools_run_out_with_reasons(store: MemoryStore) -> None:
     """The error lists every default pool, how much of it is taken, and by what."""
     ipam = make_ipam({"local": [DefaultPool("10.0.0.0/23", 24), DefaultPool("192.168.0.0/24", 24)]})
