@@ -290,11 +290,10 @@ class Resident:
             return
         except OSError:
             data = b""
-        text = self._partial[connection] + data
-        if not data or len(text) > REQUEST_OCTETS:
+        *lines, rest = (self._partial[connection] + data).split(b"\n")
+        if not data or len(rest) > REQUEST_OCTETS:  # one request may be too long; many that wait are none
             self._drop(connection)
             return
-        *lines, rest = text.split(b"\n")
         self._partial[connection] = rest
         for line in lines:
             answer = self._answer(line)

@@ -17,6 +17,7 @@ from typing import Final
 from libcnm.controller.context import Attendance, Context, Link
 from libcnm.controller.resident_start import awaited, connect, reach
 from libcnm.errors import CnmError, DeadlineExceeded, Unavailable
+from libcnm.model import limits
 from libcnm.model.deadline import Deadline
 
 log = logging.getLogger("libcnm.resident")
@@ -215,13 +216,15 @@ class ProcessLink:
             if self._connection is not None and sandbox_id in self._introduced:
                 try:
                     self._settle(deadline)
+                    self._connection.settimeout(max(deadline.remaining(), 0.001))
                     self._connection.sendall(_told(changed, parked=parked))
                 except (OSError, CnmError) as error:
-                    log.debug("telling the resident: %s", error)  # the sync finds out what is wrong with it
+                    self._disconnect()  # half a message may be on its way; a new connection tells what is wrong
+                    log.debug("telling the resident: %s", error)
                 else:
                     return
             self._sync(deadline, _SYNC_AND_SWEEP if parked else _SYNC)
-            self._introduced.add(sandbox_id)
+            self._know({sandbox_id})
 
     def close(self) -> None:
         self._closing.set()
@@ -254,11 +257,19 @@ class ProcessLink:
                     if self._connection is None or not self._sent(_SYNC):
                         continue  # the first join makes them known
                 self._owed += 1
-                self._introduced |= some
+                self._know(some)
             except (OSError, CnmError) as error:
                 log.warning("the resident cannot be woken now: %s", error)
             finally:
                 self._lock.release()
+
+    def _know(self, some: set[str]) -> None:
+        """As introduced. Nobody says when a sandbox has gone: at some point all are forgotten, and a sync each is all
+        that it costs those that are there.
+        """
+        if len(self._introduced) >= limits.DECODED_RECORDS:
+            self._introduced.clear()
+        self._introduced |= some
 
     def _sent(self, message: bytes) -> bool:
         """Send without waiting; a connection that does not take it is given up, and made anew when it is needed."""

@@ -21,10 +21,11 @@ from libcnm import Controller, Sandbox
 from libcnm.controller.context import Context
 from libcnm.controller.controller import Controller as RealController
 from libcnm.controller.resident import LOCK, Resident
-from libcnm.controller.resident_link import ThreadLink
+from libcnm.controller.resident_link import ProcessLink, ThreadLink
 from libcnm.controller.resident_start import STARTING, connect, stop_resident
-from libcnm.errors import Unavailable
+from libcnm.errors import DeadlineExceeded, Unavailable
 from libcnm.lab import Host, Lab
+from libcnm.model import limits
 
 pytestmark = pytest.mark.kernel
 
@@ -379,3 +380,57 @@ def test_the_command_line_starts_it() -> None:
 
 def _another(host: Host, cnm: Controller, pid: int) -> bool:
     return host.name == cnm.host and one_of(cnm) != pid
+
+
+def told(number: int) -> list[str]:
+    """What a verb tells of, as long as it is: two keys of the host's own store."""
+    return [f"endpoints/{number:064x}/{number:064x}", f"attachments/{number:064x}/local/{number:064x}/{number:064x}"]
+
+
+def test_many_notes_that_wait_are_all_taken(open_controller: Open) -> None:
+    """A resident that was busy finds more at once than one request may hold: whoever sent them is not hung up on."""
+    cnm = open_controller()
+    cnm.create_sandbox("c1")
+    connection = connect(socket_of(cnm)) if one_of(cnm) else None
+    assert connection is not None
+    with connection:
+        with stopped(one_of(cnm)):
+            for number in range(40):
+                connection.sendall(json.dumps({"op": "told", "changed": told(number)}).encode() + b"\n")
+            connection.sendall(b'{"op":"sync"}\n')
+        connection.settimeout(PATIENCE)
+        assert b'{"ok":true}\n' == connection.recv(4096)
+
+
+def test_telling_one_that_takes_nothing_ends_in_time(open_controller: Open) -> None:
+    """It is stopped and its socket full: the verb's deadline counts, and what was half sent garbles nothing later."""
+    cnm = open_controller()
+    box = cnm.create_sandbox("c1")
+    cnm.create_network("blue").create_endpoint("a").join(box)
+    clock, link = cnm._calls.context.doors.clock, cnm._link
+    began = time.monotonic()
+
+    def tell_on() -> None:
+        for number in range(10_000):
+            link.tell(box.id, told(number), clock.deadline(0.5))
+
+    with stopped(one_of(cnm)), pytest.raises(DeadlineExceeded):
+        tell_on()
+    assert time.monotonic() - began < cnm._calls.context.settings.timeout / 2
+    link.announce(clock.deadline(PATIENCE))
+    assert 1 == addresses(cnm, box, "a")
+
+
+def test_a_link_does_not_grow_with_the_sandboxes_that_there_were(open_controller: Open) -> None:
+    """While one is always there, so that the resident never goes; the next ones are introduced as ever."""
+    cnm = open_controller()
+    box = cnm.create_sandbox("c1")
+    endpoint = cnm.create_network("blue").create_endpoint("a").join(box)
+    link = cnm._link
+    assert isinstance(link, ProcessLink)
+    link._introduced.update(f"{number:064x}" for number in range(2 * limits.DECODED_RECORDS))
+    with cnm.create_sandbox("c2") as other:
+        endpoint.leave()
+        endpoint.join(other)
+        assert 1 == addresses(cnm, other, "a")
+    assert len(link._introduced) < limits.DECODED_RECORDS
