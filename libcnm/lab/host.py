@@ -17,7 +17,7 @@ from typing import Any
 
 from libcnm.controller.controller import Controller
 from libcnm.controller.doors import Paths, open_doors
-from libcnm.errors import CnmError, NotFound, NotSupported
+from libcnm.errors import CnmError, Forbidden, NotFound, NotSupported
 from libcnm.kernel.base import NamespaceId
 from libcnm.kernel.linux import Home, LinuxKernel
 from libcnm.kernel.linux.spawn import spawn
@@ -48,6 +48,7 @@ class Host:
         self.state_dir = os.path.join(folder, "state")
         self.run_dir = os.path.join(folder, "run")
         self.controllers: list[Controller] = []
+        self._running = True
         self._kernel: LinuxKernel | None = None
         self._children: list[subprocess.Popen[Any]] = []
 
@@ -62,6 +63,7 @@ class Host:
     @property
     def kernel(self) -> LinuxKernel:
         """The door to this host's kernel, with the pins of its installation; closed with the lab."""
+        self._check_running()
         if self._kernel is None:
             self._kernel = LinuxKernel(self.run_dir, home=self.home)
         return self._kernel
@@ -85,6 +87,7 @@ class Host:
 
         Its resident is a process in this host that ends with the lab's process, however that ends. The lab closes it.
         """
+        self._check_running()
         chosen: dict[str, Any] = {
             "state_dir": self.state_dir,
             "run_dir": self.run_dir,
@@ -118,6 +121,7 @@ class Host:
         It starts in the caller's working directory. Whatever still runs inside the host when the lab ends is killed.
         """
         argv = checked_argv(argv, options)
+        self._check_running()
         home = HomeNamespaces(self.home)
         try:
             process = spawn(home, None, argv, {}, self._options(options))
@@ -202,7 +206,8 @@ class Host:
         self.controllers.clear()
 
     def close(self) -> None:
-        """Release what this process holds of the host, except its namespaces."""
+        """Release what this process holds of the host, except its namespaces; nothing is begun on it any more."""
+        self._running = False
         self.close_controllers()
         for child in self._children:
             child.wait()  # killed by now: whoever started it need not know, and no zombie stays
@@ -210,6 +215,11 @@ class Host:
         kernel, self._kernel = self._kernel, None
         if kernel is not None:
             kernel.close()
+
+    def _check_running(self) -> None:
+        """The numbers of its descriptors are others' by now, perhaps another lab's."""
+        if not self._running:
+            raise Forbidden(f"host {self.name!r} has ended with its lab")
 
     def _options(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Popen's options; the child finds this very libcnm, and the thread that starts it stands in ``/``."""

@@ -23,7 +23,7 @@ from libcnm.controller.controller import Controller
 from libcnm.controller.doors import Paths
 from libcnm.controller.network import Network
 from libcnm.controller.sandbox import Sandbox
-from libcnm.errors import CnmError, Invalid, NotFound
+from libcnm.errors import CnmError, Forbidden, Invalid, NotFound
 from libcnm.kernel.linux import Home
 from libcnm.kernel.linux.transport import Transport
 from libcnm.lab import namespaces, processes, wire
@@ -31,12 +31,14 @@ from libcnm.lab.capture import Capture
 from libcnm.lab.host import Host
 from libcnm.lab.signals import EndingSignals
 from libcnm.model.addresses import IPInterface, IPNetwork, parse_pool
+from libcnm.model.arguments import sequence, text, whole
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_hostname
 from libcnm.system.clock import SystemClock
 
 log = logging.getLogger("libcnm.lab")
 Thing = TypeVar("Thing", Network, Sandbox)
+_Result = TypeVar("_Result")
 
 INTERFACE: Final = "eth1"
 _BRIDGE: Final = "underlay"
@@ -69,19 +71,15 @@ class Lab:
         mtu: int = 1500,
         store: str = "sqlite",
     ) -> None:
-        names = [f"lab-vm-{number}" for number in range(1, hosts + 1)] if isinstance(hosts, int) else list(hosts)
-        if not 1 <= len(names) <= _HOSTS or len(set(names)) != len(names):
-            raise Invalid("hosts", hosts, f"are not 1 to {_HOSTS} different names")
-        self._names = [check_hostname(name, "hosts") for name in names]
+        self._names = _names(hosts)
         self._subnets = _subnets(subnet, subnet6)
-        if not 576 <= mtu <= 65535:
-            raise Invalid("mtu", mtu, "is not between 576 and 65535")
-        self._mtu = mtu
-        self._store = store
+        self._mtu = whole(mtu, "mtu", 576, 65535)
+        self._store = text(store, "store")
         self._signals = EndingSignals({Lab.__enter__.__code__, Lab.__exit__.__code__})
         self._stack = ExitStack()
         self._territory = processes.Territory(frozenset(), frozenset())
         self._held: list[socket.socket] = []
+        self._running = False
         self._hosts: dict[str, Host] = {}
         self._macs: dict[str, str] = {}
         self._ports: dict[str, str] = {}
@@ -100,6 +98,7 @@ class Lab:
             with self._signals.held(), ExitStack() as building:
                 self._build(building)
                 self._stack = building.pop_all()
+                self._running = True
             self._signals.deliver()
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
@@ -111,6 +110,7 @@ class Lab:
     ) -> None:
         try:
             with self._signals.held():
+                self._running = False
                 self._stack.close()
         finally:
             self._signals.__exit__(kind, error, trace)
@@ -139,16 +139,23 @@ class Lab:
 
     def capture(self, path: str | os.PathLike[str]) -> Capture:
         """Begin to write what crosses the underlay to a pcap file, each frame once; a context manager."""
+        self._check_running()
         capture = Capture(self._underlay, os.fspath(path), ports=self._ports.values())
         self._stack.callback(capture.stop)
         return capture
 
     def _ends(self, one: str | Host, other: str | Host) -> tuple[str, str]:
+        self._check_running()
         names = [end.name if isinstance(end, Host) else end for end in (one, other)]
         first, second = (self.host(name).name for name in names)
         if first == second:
             raise Invalid("other", second, "is the same host")
         return self._macs[first], self._macs[second]
+
+    def _check_running(self) -> None:
+        """Before and after, the underlay is no namespace of ours: it would be the caller's own, or a stranger's."""
+        if not self._running:
+            raise Forbidden(f"{self!r} is not running", hint="with Lab() as lab: ...")
 
     # -- building ------------------------------------------------------------------------------------------------------
 
@@ -248,14 +255,28 @@ def _delete(
     cnm: Controller, listed: Callable[[], Sequence[Thing]], delete: Callable[[Thing], None], deadline: Deadline
 ) -> None:
     """Delete what is listed, as far as time allows; what does not go politely goes with its namespaces."""
-    try:
-        for thing in listed():
-            if deadline.remaining() > 0:
-                delete(thing)
-    except NotFound:
-        _delete(cnm, listed, delete, deadline)  # a network of the cluster that another host has just deleted
-    except CnmError as error:
-        log.warning("%s: %s", cnm.host, error)
+
+    def attempt(action: Callable[[], _Result]) -> _Result | None:
+        try:
+            return action()
+        except CnmError as error:
+            # A network of the cluster may have been deleted by another host just now.
+            gone = isinstance(error, NotFound) and error.kind in ("network", "endpoint", "sandbox")
+            log.log(logging.DEBUG if gone else logging.WARNING, "%s: %s", cnm.host, error)
+        return None
+
+    for thing in attempt(listed) or ():
+        if deadline.remaining() > 0:
+            attempt(partial(delete, thing))
+
+
+def _names(hosts: Sequence[str] | int) -> list[str]:
+    if isinstance(hosts, int):
+        return [f"lab-vm-{number}" for number in range(1, whole(hosts, "hosts", 1, _HOSTS) + 1)]
+    names = [check_hostname(name, "hosts") for name in sequence(hosts, "hosts", _HOSTS)]
+    if not names or len(set(names)) != len(names):
+        raise Invalid("hosts", hosts, f"are not 1 to {_HOSTS} different names")
+    return names
 
 
 def _subnets(subnet: str | None, subnet6: str | None) -> list[IPNetwork]:

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import attrs
 
 from libcnm.controller.resident_start import connect
+from libcnm.errors import CnmError
 from libcnm.model.deadline import Deadline
 
 NamespaceKey = tuple[int, int]
@@ -56,9 +57,13 @@ def key_of(descriptor: int) -> NamespaceKey:
 def stop_residents(sockets: Collection[str], deadline: Deadline) -> list[str]:
     """Ask the resident that listens at each path to end, and wait until all have; the paths of those that did not."""
     with ExitStack() as stack:
-        asked = []
+        asked: list[tuple[str, int | None]] = []
         for path in sockets:
-            connection = connect(path)
+            try:
+                connection = connect(path, max(deadline.remaining(), 0.001))
+            except (OSError, CnmError):
+                asked.append((path, None))  # it is stopped, and has not taken earlier ones
+                continue
             if connection is None:
                 continue  # there is none, or it is at the end of its own
             with connection:

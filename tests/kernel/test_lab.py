@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from libcnm.errors import Invalid, KernelError, NotFound, NotSupported
+from libcnm.controller.registry import Registry
+from libcnm.drivers.null import NullDriver
+from libcnm.errors import Forbidden, Invalid, KernelError, NotFound, NotSupported
 from libcnm.lab import Host, Lab, decode, namespaces, read_pcap
 from libcnm.lab.processes import key_of
 from libcnm.testing.snapshot import Snapshot, difference
@@ -192,11 +194,16 @@ def test_the_underlay_has_the_mtu_that_was_asked_for() -> None:
         {"hosts": ["a", "a"]},
         {"hosts": ["no spaces"]},
         {"hosts": 0},
+        {"hosts": 10**10},
+        {"hosts": True},
+        {"hosts": "lab"},
         {"subnet": "192.168.33.1/24"},
         {"subnet": "192.168.33.0/28"},
         {"subnet": "fd33::/64"},
         {"subnet": None},
         {"mtu": 10},
+        {"mtu": "1500"},
+        {"store": 7},
     ],
 )
 def test_a_lab_that_cannot_be_is_refused_before_anything_is_made(options: dict[str, object]) -> None:
@@ -252,6 +259,36 @@ def test_a_controller_closed_by_its_user_is_no_trouble() -> None:
         for resident in ("process", "inline", "off"):
             with lab.hosts[0].controller(resident=resident) as cnm:
                 assert [] == cnm.networks()
+
+
+def test_a_lab_that_is_not_running_has_no_wire_and_no_machines(tmp_path: Path) -> None:
+    """Before, its wire would be the caller's own network; after, its descriptors' numbers are anybody's."""
+    lab = Lab(hosts=2)
+    with pytest.raises(Forbidden, match="not running"):
+        lab.capture(tmp_path / "x.pcap")
+    with nothing_left(), lab:
+        one, two = lab.hosts
+    for verb in (one.controller, one.namespaces, lambda: one.run(["true"]), lambda: one.inside("x", ["true"])):
+        with pytest.raises(Forbidden, match="lab-vm-1"):
+            verb()
+    for wire in (lambda: lab.partition(one, two), lambda: lab.heal(one, two), lambda: lab.capture(tmp_path / "x.pcap")):
+        with pytest.raises(Forbidden, match="not running"):
+            wire()
+    assert [] == list(tmp_path.iterdir())
+
+
+class MineDriver(NullDriver):
+    """A third party's, given to one controller and known to nobody else."""
+
+    name = "mine"
+
+
+def test_what_does_not_go_politely_keeps_nothing_else_from_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Here a network whose driver the lab does not know: it is named, once, and the lab ends as ever."""
+    with nothing_left(), Lab(hosts=1) as lab:
+        cnm = lab.hosts[0].controller(registry=Registry(drivers={"mine": MineDriver()}))
+        cnm.create_network("a", "mine")
+    assert 1 == len([line for line in caplog.messages if "driver 'mine' not found" in line])
 
 
 def test_a_brought_namespace_is_left_alone() -> None:
