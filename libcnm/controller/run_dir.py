@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import time
 
-from libcnm.controller.repository import Repository, put
-from libcnm.errors import Forbidden
+from libcnm.controller.repository import Repository, Stored, create
+from libcnm.errors import Conflict, Forbidden
 from libcnm.kv.base import Store
 from libcnm.model import keys, limits
 from libcnm.model.deadline import Deadline
@@ -36,15 +36,21 @@ def refuse(run_dir: str, files: Files, store: Store, boot_id: str) -> None:
 def claim(run_dir: str, files: Files, local: Repository, installation: str, boot_id: str, deadline: Deadline) -> None:
     """Make the run_dir the installation's, or raise Forbidden as :func:`refuse` does."""
     known, owned = _refuse(run_dir, files, local, installation, boot_id, deadline)
-    if known is None or known.operation != boot_id:
-        local.commit(put(keys.RUN_DIR, NameClaim(run_dir, boot_id)), deadline, durable=False)
+    if known is None or known.record.operation != boot_id:
+        ours = NameClaim(run_dir, boot_id)
+        try:
+            written = create(keys.RUN_DIR, ours) if known is None else known.replace(ours)
+            local.commit(written, deadline, durable=False)
+        except Conflict:  # somebody was faster, perhaps with another run_dir
+            claim(run_dir, files, local, installation, boot_id, deadline)
+            return
     if not owned and not files.write_new(_note(run_dir), installation + "\n", 0o600):
         claim(run_dir, files, local, installation, boot_id, deadline)  # somebody was faster: ours only if one of us
 
 
 def _refuse(
     run_dir: str, files: Files, local: Repository, installation: str, boot_id: str, deadline: Deadline
-) -> tuple[NameClaim | None, bool]:
+) -> tuple[Stored[NameClaim] | None, bool]:
     """Which run_dir the installation has been at work in, and whether this one says that it is its own."""
     owner = files.read(_note(run_dir))
     if owner is not None and owner.strip() != installation:
@@ -56,7 +62,7 @@ def _refuse(
             f"this installation is at work in {found.holder} since the host was booted, not in {run_dir}",
             hint="open it with the same run_dir everywhere",
         )
-    return found, owner is not None
+    return stored, owner is not None
 
 
 def _note(run_dir: str) -> str:
