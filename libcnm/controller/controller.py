@@ -88,10 +88,14 @@ class Controller:
             context = Context(settings, self._doors, registry or Registry())
             self._calls = Calls(context)
             self._link = context.follower = announcer(context)
-            deadline = context.doors.clock.deadline(settings.timeout)
-            forget_earlier_boots(context, deadline)
-            recover(context, deadline)
-            self._link.wake(deadline)  # who followed for these sandboxes was killed, perhaps
+            try:
+                deadline = context.doors.clock.deadline(settings.timeout)
+                forget_earlier_boots(context, deadline)
+                recover(context, deadline)
+                self._link.wake(deadline)  # who followed for these sandboxes was killed, perhaps
+            except BaseException:
+                self._link.close()  # it may have a thread already, or be one
+                raise
         except BaseException:
             self._doors.close()
             raise

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from libcnm import CnmError, Controller, Forbidden, Invalid, NotSupported, Unavailable
+from libcnm.controller.doors import Paths, open_doors
+from libcnm.kv.base import Listing
+from libcnm.kv.sqlite import SQLiteStore
+from libcnm.model import keys
+from libcnm.model.deadline import Deadline
 from tests.kernel.conftest import OpenController
 
 pytestmark = pytest.mark.kernel
@@ -113,3 +120,25 @@ def test_a_bridge_without_addresses(cnm: Controller) -> None:
         assert 0 == one.run(["ping", "-c1", "-W1", "10.77.0.2"], capture_output=True).returncode
         cnm.create_network("blue").create_endpoint("web").join(one)
         assert ["e1", "web"] == sorted(endpoint.name for endpoint in one.endpoints)
+
+
+class Forgetful(SQLiteStore):
+    """A store whose listings fail for the main thread, which is the one that opens the controller."""
+
+    def list(self, prefix: str, *, deadline: Deadline) -> Listing:
+        if prefix == keys.ATTACHMENTS and threading.current_thread() is threading.main_thread():
+            raise Unavailable("the store", "it is being moved")
+        return super().list(prefix, deadline=deadline)
+
+
+def test_an_opening_that_fails_late_leaves_no_thread(tmp_path: Path, open_controller: OpenController) -> None:
+    """Recovery cannot read the store: whoever follows for this controller ends with it, and the next one is served."""
+    paths = Paths(f"{tmp_path}/state", f"{tmp_path}/run")
+    open_controller(resident="off").close()
+    before, doors = threading.enumerate(), open_doors(paths, None)
+    doors.local.close()
+    doors = attrs.evolve(doors, local=Forgetful(paths.database))
+    with pytest.raises(Unavailable, match="being moved"):
+        Controller(state_dir=paths.state_dir, run_dir=paths.run_dir, resident="thread", doors=doors)
+    assert before == threading.enumerate()
+    open_controller(resident="thread").close()
