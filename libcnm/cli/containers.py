@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from libcnm.cli.services import find_service, publish_service
-from libcnm.cli.session import Group, Session, command, id_of, pairs
+from libcnm.cli.session import Group, Session, command, id_of, pairs, undo
 from libcnm.errors import CnmError, NotFound
 
 if TYPE_CHECKING:
@@ -76,9 +78,9 @@ def _join_as(cnm: Controller, sandbox: Sandbox, text: str) -> None:
             endpoint = published = publish_service(cnm, text)
         endpoint.join(sandbox)
     except CnmError:
-        sandbox.delete(keep_endpoints=True)
+        undo(partial(sandbox.delete, keep_endpoints=True))
         if published is not None:
-            published.delete()
+            undo(published.delete)
         raise
 
 
@@ -119,10 +121,9 @@ def _endpoints(sandbox: Sandbox) -> str:
 @command(container, "inspect")
 @click.argument("ref", metavar="CONTAINER")
 def inspect(session: Session, ref: str) -> None:
-    """Show a container's sandbox in full, as JSON."""
-    session.json = True
+    """Show a container's sandbox in full: always as JSON."""
     with session.controller() as cnm:
-        session.say(cnm.sandbox(ref).inspect(), "")
+        print(json.dumps(cnm.sandbox(ref).inspect(), indent=2, default=str))
 
 
 @command(container, "exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -134,6 +135,8 @@ def execute(session: Session, ref: str, argv: tuple[str, ...]) -> int:
     The exit status is the program's (128 and the signal's number, if one ended it).
     """
     words = argv[1:] if argv[0] == "--" else argv
+    if not words:
+        raise click.UsageError("-- is followed by no program", click.get_current_context())
     with session.controller() as cnm:
         sandbox = cnm.sandbox(ref)
         try:
@@ -141,8 +144,8 @@ def execute(session: Session, ref: str, argv: tuple[str, ...]) -> int:
         except FileNotFoundError:
             click.echo(f"cnm: no program {words[0]!r}", err=True)
             return NOT_FOUND
-        except PermissionError:
-            click.echo(f"cnm: {words[0]!r} may not be run", err=True)
+        except OSError as error:
+            click.echo(f"cnm: {words[0]!r} cannot be run: {error.strerror}", err=True)
             return NOT_EXECUTABLE
     return _wait(process)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from libcnm.cli.session import JSON_OPTION, Command, Session, id_of
+from libcnm.model.arguments import patience
 from libcnm.model.event import Cursor
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def events(session: Session, since: str | None, until_idle: float | None) -> Non
     """Show what changes from now on, on this host and in the cluster; with --json, one object a line."""
     if since is not None:
         Cursor.parse(since)  # before an installation is opened for it
+    patience(until_idle, "--until-idle")
     with session.controller() as cnm, cnm.events(since, timeout=until_idle) as stream:
         if not session.json:
             print(_line([*_WIDTHS, "CURSOR"]), flush=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from libcnm.cli import pairing
-from libcnm.cli.session import Group, Session, command, id_of, pairs
+from libcnm.cli.session import Group, Session, command, id_of, pairs, undo
 from libcnm.errors import CnmError, Forbidden, InUse, Invalid, NotFound
 from libcnm.model.ids import ID_HEX_DIGITS, looks_like_id, short
 
@@ -86,7 +86,7 @@ def ls(session: Session, quiet: bool, no_trunc: bool, filters: tuple[str, ...]) 
 
 
 def _filter(word: str) -> Callable[[Network], bool]:
-    key, _, value = word.partition("=")
+    key, valued, value = word.partition("=")
     known: Mapping[str, Callable[[Network], bool]] = {
         "driver": lambda network: network.driver == value,
         "id": lambda network: network.id.startswith(value),
@@ -94,7 +94,7 @@ def _filter(word: str) -> Callable[[Network], bool]:
         "name": lambda network: value in network.name,
         "scope": lambda network: network.scope == value,
     }
-    if key not in known:
+    if key not in known or not valued:
         raise Invalid("--filter", word, "is not a filter", hint=f"one of {', '.join(f'{name}=' for name in known)}")
     return known[key]
 
@@ -192,7 +192,7 @@ def connect(
         try:
             endpoint.join(sandbox, priority=gw_priority)
         except CnmError:
-            endpoint.delete()
+            undo(endpoint.delete)
             raise
         if session.json:
             session.say(endpoint.inspect(), "")

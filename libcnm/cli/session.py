@@ -6,6 +6,7 @@ It knows no command. A command either prints one JSON document or text for peopl
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from libcnm.model.ids import short
 if TYPE_CHECKING:
     from libcnm.controller.controller import Controller
 
+log = logging.getLogger("libcnm.cli")
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 _ANY_WIDTH: Final = 10_000
@@ -160,6 +162,16 @@ def command(group: click.Group, name: str, **attributes: Any) -> Callable[[F], c
         return made
 
     return decorate
+
+
+def undo(step: Callable[[], object]) -> None:
+    """A part of taking back what has failed: if that fails, too, it is in the log, and no reason not to do the rest.
+    What came first is what is to be told.
+    """
+    try:
+        step()
+    except CnmError as error:
+        log.warning("it could not all be taken back: %s", error)
 
 
 def id_of(identifier: str, *, whole: bool) -> str:

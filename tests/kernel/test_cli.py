@@ -128,12 +128,15 @@ def test_a_container_with_a_long_id_is_connected_by_a_short_one(host: Host) -> N
         (["sh", "-c", "kill -9 $$"], 137),
         (["no-such-program"], 127),
         (["/etc/hosts"], 126),
+        (["/etc/hosts/below"], 126),
+        (["x" * 5000], 126),
     ],
 )
 def test_exec_returns_what_the_program_returns(host: Host, argv: list[str], status: int) -> None:
     """As shells do: 128 and the number for a signal, 127 and 126 for what cannot be run."""
     host.controller(resident="off").create_sandbox("c1")
-    assert status == host.cnm("container", "exec", "c1", *argv, timeout=30).returncode
+    done = host.cnm("container", "exec", "c1", *argv, timeout=30)
+    assert (status, False) == (done.returncode, "Traceback" in done.stderr)
 
 
 def test_exec_passes_on_stdin_and_stdout(host: Host) -> None:
@@ -232,6 +235,7 @@ def test_a_container_on_the_host_s_own_network(host: Host) -> None:
             2,
             "--ip: 'nonsense' is not an IPv4 or IPv6 address",
         ),
+        (["container", "inspect", "nope"], 3, "sandbox 'nope' not found"),
         (["service", "attach", "c2", "c1.blue"], 4, "endpoint 'c1' is in use by container c1 on host "),
         (["service", "unpublish", "c1.blue"], 4, "endpoint 'c1' is in use by container c1 on host "),
     ],

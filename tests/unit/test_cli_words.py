@@ -14,11 +14,14 @@ from typing import Any, get_args
 import click
 import pytest
 
-from libcnm.cli.main import cnm, run
+from libcnm.cli.containers import _join_as
+from libcnm.cli.main import cnm as program
+from libcnm.cli.main import run
 from libcnm.cli.services import split
 from libcnm.cli.session import PartlyDone, Session, pairs
 from libcnm.cli.wording import ADVICE, say_it_here
 from libcnm.errors import AlreadyExists, CnmError, Forbidden, InUse, Invalid, NotFound, NotSupported, Remedy
+from libcnm.testing.world import FakeWorld
 
 NOUNS = {
     "network": {"create", "ls", "rm", "inspect", "connect", "disconnect", "prune"},
@@ -48,7 +51,7 @@ def test_help_is_printed_and_is_no_error(words: list[str], capsys: pytest.Captur
 
 def test_every_noun_has_its_verbs() -> None:
     """The words of Docker's command line and the original's are there, and each has a line of help."""
-    commands = {name: getattr(noun, "commands", {}) for name, noun in cnm.commands.items()}
+    commands = {name: getattr(noun, "commands", {}) for name, noun in program.commands.items()}
     assert NOUNS == {name: set(verbs) for name, verbs in commands.items() if verbs}
     assert [] == [f"{name} {verb}" for name, verbs in commands.items() for verb in verbs if not verbs[verb].help]
 
@@ -69,6 +72,9 @@ def test_every_noun_has_its_verbs() -> None:
         (["--state-dir", "here", "network", "ls"], "cnm: --state-dir: 'here' is not an absolute path"),
         (["events", "--since", "yesterday"], "is not the cursor of an event"),
         (["events", "--until-idle", "0"], "is not in the range x>0"),
+        (["events", "--until-idle", "nan"], "cnm: --until-idle: nan is not a number of seconds"),
+        (["network", "ls", "--filter", "name"], "'name' is not a filter"),
+        (["container", "exec", "c1", "--"], "-- is followed by no program"),
     ],
 )
 def test_a_mistake_is_status_2_with_a_message(
@@ -186,9 +192,20 @@ def test_one_failure_does_not_stop_the_rest(capsys: pytest.CaptureFixture[str]) 
     assert {"deleted": ["a"]} == json.loads(capsys.readouterr().out)
 
 
+def test_what_cannot_be_taken_back_keeps_nothing_else_from_it(caplog: pytest.LogCaptureFixture) -> None:
+    """A container that somebody deletes while it is created: its new service goes; the first error is told."""
+    with FakeWorld() as world, world.host().controller() as cnm:
+        blue, box = cnm.create_network("blue"), cnm.create_sandbox("c1")
+        box.delete()
+        with pytest.raises(NotFound, match="sandbox"):
+            _join_as(cnm, box, "web.blue")
+        assert [] == blue.endpoints()
+        assert 1 == len([line for line in caplog.messages if line.startswith("it could not all be taken back: ")])
+
+
 def command_line(*words: str) -> click.Context:
     """The context of a command, as a command line leads to it."""
-    context = click.Context(cnm)
+    context = click.Context(program)
     for word in words:
         assert isinstance(context.command, click.Group)
         inner = context.command.get_command(context, word)
