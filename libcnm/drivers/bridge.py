@@ -59,6 +59,7 @@ class BridgeDriver(Driver):
         yield Bridge(
             "", bridge, bridge_mac(record), found.get(options.MTU, 1500), alias=f"libcnm:{host.tag}:{record.name}"[:255]
         )
+        yield firewall.loopback_guard(bridge)
         has_ipv6 = any(pool.subnet.version == 6 for pool in record.pools)
         yield Sysctl("", ipv6_switch(bridge), "0" if has_ipv6 else "1", link=bridge)
         for pool in record.pools:

@@ -22,7 +22,7 @@ whose names begin with ``user``. These are kept when the structure is replaced, 
 What must hold while somebody has flushed the firewall is said a second time without it. Policy routing keeps everybody
 out of the networks but the host itself (:func:`isolation_base`): a packet that may enter is marked by the firewall; no
 firewall, no mark, no way in, and no answers from outside either. A filter on the bridge keeps containers from the
-host's loopback addresses (:func:`loopback_resources`). So whoever opens a way in with an "accept" in ``user`` must also
+host's loopback addresses (:func:`loopback_guard`). So whoever opens a way in with an "accept" in ``user`` must also
 mark what comes by it, before it is routed: in a table of his own, ``type filter hook prerouting priority -99``, ``meta
 mark set meta mark | 0x1000``.
 """
@@ -45,6 +45,7 @@ __all__ = [
     "USER",
     "isolation_base",
     "isolation_resources",
+    "loopback_guard",
     "loopback_resources",
     "network_elements",
     "port_elements",
@@ -130,19 +131,26 @@ def port_elements(
     return (FirewallElement(table.ns, table.name, f"ports{address.version}", key, data),)
 
 
+def loopback_guard(bridge: str, ns: str = "") -> LoopbackGuard:
+    """What keeps containers from the host's own services on 127.0.0.0/8 while the firewall is flushed.
+
+    They would reach them over a bridge with ``route_localnet`` on, and over every bridge of a host that has it on for
+    all interfaces, as kube-proxy does (measured): hence one on each, whatever is published there and whatever addresses
+    it has. A routing rule could do that only if the local table, which is asked before all of them, were moved, for the
+    whole host. IPv6 has neither the switch nor the hole.
+    """
+    return LoopbackGuard(ns, bridge, FORWARD_MARK)
+
+
 def loopback_resources(
     *, bridge: str, host_address: IPAddress | None, address: IPAddress, ns: str = ""
-) -> tuple[LoopbackGuard | Sysctl, ...]:
-    """What the network's bridge needs for :func:`port_elements`: ``route_localnet`` for what 127.0.0.0/8 can reach.
-
-    With it on, and the firewall flushed, containers on that bridge would reach the host's own services on 127.0.0.0/8
-    (measured): hence the guard, which comes first. A routing rule could do that only if the local table, which is asked
-    before all of them, were moved, for the whole host. IPv6 has neither the switch nor the hole.
+) -> tuple[Sysctl, ...]:
+    """What the network's bridge needs for :func:`port_elements`, behind its :func:`loopback_guard`: ``route_localnet``
+    for what 127.0.0.0/8 can reach.
     """
     if address.version == 6 or not (host_address is None or host_address.is_unspecified or host_address.is_loopback):
         return ()
-    guard = LoopbackGuard(ns, bridge, FORWARD_MARK)
-    return (guard, Sysctl(ns, f"net/ipv4/conf/{bridge}/route_localnet", "1", link=bridge, restore="0"))
+    return (Sysctl(ns, f"net/ipv4/conf/{bridge}/route_localnet", "1", link=bridge, restore="0"),)
 
 
 def routing_table(installation: str) -> int:

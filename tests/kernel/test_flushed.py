@@ -172,6 +172,30 @@ def test_loopback_stays_the_hosts_own(web: Web) -> None:
     assert reaches(on_host, "127.0.0.1", 8080)
 
 
+def test_loopback_stays_the_hosts_own_where_the_host_routes_it_everywhere(
+    open_controller: Callable[..., Controller],
+) -> None:
+    """As kube-proxy has it: then each bridge needs its guard, whether something is published on it or not."""
+    switch = Path("/proc/sys/net/ipv4/conf/all/route_localnet")
+    cnm = open_controller(resident="off")
+    blue = cnm.create_network("blue", subnets=[SUBNETS[0]])
+    switch.write_text("1", encoding="ascii")
+    try:
+        with cnm.create_sandbox("c1") as box, socket.create_server(("127.0.0.1", 0)) as private:
+            blue.create_endpoint("a").join(box)
+            box.run(["ip", "address", "delete", "127.0.0.1/8", "dev", "lo"], check=True)
+            box.run(["ip", "route", "add", "127.0.0.1", "via", "10.88.0.1"], check=True)
+            box.run(["sysctl", "-q", "-w", "net.ipv4.conf.eth0.route_localnet=1"], check=True)
+            run("nft", "flush", "ruleset")
+            assert not reaches(inside(box), "127.0.0.1", private.getsockname()[1])
+            run("tc", "filter", "delete", "dev", f"br-{blue.id[:12]}", "ingress")
+            assert reaches(inside(box), "127.0.0.1", private.getsockname()[1]), "there was nothing to close"
+            assert "loopback-guard" in {row.wanted.kind for row in cnm.doctor() if row.wanted is not None}
+            cnm.heal()
+    finally:
+        switch.write_text("0", encoding="ascii")
+
+
 def test_no_frame_is_hidden_behind_two_tags(web: Web) -> None:
     """The kernel takes off two VLAN tags that mean no VLAN, the second one after the guard has looked."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as private:

@@ -127,15 +127,16 @@ def test_no_port_between_families() -> None:
     ],
 )
 def test_route_localnet_only_where_loopback_is_published(host_address: str | None, address: str, needed: bool) -> None:
-    """The setting opens a hole while the firewall is flushed: no bridge has it without need, nor without a guard."""
+    """The setting opens a hole while the firewall is flushed: no bridge has it without need, nor before its guard."""
     found = firewall.loopback_resources(
         bridge="br-a",
         host_address=None if host_address is None else ipaddress.ip_address(host_address),
         address=ipaddress.ip_address(address),
     )
     wanted = Sysctl("", "net/ipv4/conf/br-a/route_localnet", "1", link="br-a", restore="0")
-    guard = LoopbackGuard("", "br-a", firewall.FORWARD_MARK)
-    assert ((guard, wanted) if needed else ()) == found
+    guard = firewall.loopback_guard("br-a")
+    assert LoopbackGuard("", "br-a", firewall.FORWARD_MARK) == guard
+    assert ((wanted,) if needed else ()) == found
     assert (guard.identity in wanted.needs, guard.identity in wanted.dies_with) == (True, False)
 
 
