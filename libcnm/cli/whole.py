@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 @JSON_OPTION
 @click.pass_obj
 def doctor(session: Session, heal: bool) -> int:
-    """Compare what the records want with what the kernel has, row by row. Exit status 1 when they differ."""
+    """Compare what the records want with what the kernel has, row by row. Exit status 1 when they differ.
+
+    A resident that was killed while nobody had this installation open is started by this command, as by any other: till
+    then names and peers stand still. What dead processes left half-done is settled first.
+    """
     with session.controller() as cnm:
         found = cnm.heal() if heal else cnm.doctor()
     text = "\n".join(map(str, found)) if found else "everything is as it should be"
