@@ -89,7 +89,7 @@ def main() -> int:
     Files().make_folder(settings.paths.run_dir, 0o755)  # ours alone, or nothing of us is written there
     logging.basicConfig(
         handlers=[_log_to(os.path.join(settings.paths.run_dir, "resident.log"))],
-        level=os.environ.get("LIBCNM_LOG_LEVEL", "INFO").upper(),
+        level=level_named(os.environ.get("LIBCNM_LOG_LEVEL", "")),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     try:
@@ -98,6 +98,12 @@ def main() -> int:
         # Whoever started us is told that we ended, and where to look for the reason: here.
         logging.getLogger("libcnm.resident").exception("the resident cannot start")
         return 1
+
+
+def level_named(name: str) -> int:
+    """A level of logging by its name; INFO for what is none. A word mistyped somewhere must not cost all names."""
+    found = getattr(logging, name.upper(), None) if name.isalpha() else None
+    return found if isinstance(found, int) else logging.INFO
 
 
 def _log_to(path: str) -> logging.Handler:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from libcnm.controller.resident_main import ResidentLog
+from libcnm.controller.resident_main import ResidentLog, level_named
 
 
 @contextmanager
@@ -132,3 +132,18 @@ def test_why_it_did_not_start_is_in_it(tmp_path: Path) -> None:
     text = (tmp_path / "run" / "resident.log").read_text()
     assert "cannot start" in text
     assert "nosuch" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("", logging.INFO),
+        ("debug", logging.DEBUG),
+        ("WARNING", logging.WARNING),
+        ("verbose", logging.INFO),
+        ("7", logging.INFO),
+    ],
+)
+def test_a_level_mistyped_costs_nobody_his_names(name: str, level: int) -> None:
+    """What the environment says is for the log alone: the resident starts with whatever it is."""
+    assert level == level_named(name)
