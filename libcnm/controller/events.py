@@ -113,8 +113,9 @@ class Events:
 
         Its cursor stands after it, but for events that belong together: who resumes amid those has them again.
         """
+        seconds = patience(timeout)
         with self._turn:
-            self._turn.wait_for(lambda: self._queue or self._closed, timeout)
+            self._turn.wait_for(lambda: self._queue or self._closed, seconds)
             if self._closed or not self._queue:
                 return None
             taken = self._queue.popleft()

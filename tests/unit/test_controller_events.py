@@ -268,9 +268,11 @@ def test_a_bad_cursor_is_refused(cnm: Controller, since: str) -> None:
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf"), "1"])
 def test_a_bad_timeout_is_refused(cnm: Controller, timeout: float) -> None:
-    """It is a number of seconds."""
+    """It is a number of seconds, of the whole stream and of one event; nobody waits for ever who has mistaken it."""
     with pytest.raises(Invalid, match="timeout"):
         cnm.events(timeout=timeout)
+    with cnm.events() as events, pytest.raises(Invalid, match="timeout"):
+        events.next(timeout)
 
 
 @pytest.mark.parametrize(
