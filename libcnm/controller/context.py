@@ -112,7 +112,7 @@ class Settings:
     """What a controller was opened with."""
 
     paths: Paths
-    cluster_store: str | None = None
+    cluster_store: str | None = attrs.field(default=None, repr=False)  # its URL may hold a password
     host: str | None = None
     advertise: IPAddress | None = None
     default_host_ips: tuple[IPAddress, ...] = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))

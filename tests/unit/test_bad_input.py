@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
+from libcnm.controller.context import Settings
 from libcnm.controller.controller import Controller
 from libcnm.controller.doors import Paths
 from libcnm.controller.network import Network
@@ -325,6 +326,13 @@ def test_controllers(cnm: Controller, host: FakeHost, field: str, value: object)
     }  # fmt: skip
     error = refused(host, field, Controller, **{**good, field: value}, doors=host.doors(), registry=Registry())
     assert "sqlite:///x" not in str(error)
+
+
+def test_settings_keep_the_secret_of_a_stores_url() -> None:
+    """They stand in tracebacks with local variables, and in whatever shows an object whole."""
+    url = "consul://user:hunter2@192.0.2.1:8500"
+    settings = Settings(Paths("/a", "/b"), cluster_store=url)
+    assert (url, False) == (settings.cluster_store, "hunter2" in repr(settings))
 
 
 @pytest.mark.parametrize("value", [None, 5, "x"])
