@@ -71,16 +71,16 @@ class Sandbox(SandboxHandle):
         """Its endpoints, in the order in which they provide the default route. They are yours to detach and delete; its
         :attr:`way_out`, which comes and goes by itself, is none of them.
         """
-        return [endpoint for endpoint in self._inside() if not endpoint.is_way_out]
+        return [endpoint for endpoint in self._attached() if not endpoint.is_way_out]
 
     @property
     def way_out(self) -> Endpoint | None:
         """The one more that libcnm gives it while its networks have no gateway (see :attr:`Endpoint.is_way_out`): the
         last in that order. libnetwork: the endpoint on ``docker_gwbridge``.
         """
-        return next((endpoint for endpoint in self._inside() if endpoint.is_way_out), None)
+        return next((endpoint for endpoint in self._attached() if endpoint.is_way_out), None)
 
-    def _inside(self) -> list[Endpoint]:
+    def _attached(self) -> list[Endpoint]:
         with self._calls.verb(None) as call:
             plugs = sorted(call.context.plugs(self.id, call.deadline), key=lambda plug: plug.order)
         return [Endpoint(self._calls, plug.network.record, plug.endpoint) for plug in plugs]

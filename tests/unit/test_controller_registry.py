@@ -130,7 +130,7 @@ def test_a_driver_of_the_cluster_that_is_there_from_creation_on(tmp_path: Path) 
     """Refused before any network of it is made, found or given: nobody would settle a half-done creation."""
     provide(tmp_path, "theirs-everywhere", EVERYWHERE, mine="Mine")
     answer = ask(tmp_path, "mine")
-    assert ("DriverError", "theirs_everywhere") == (answer["error"], answer["distribution"])
+    assert ("DriverError", "theirs-everywhere") == (answer["error"], answer["distribution"])
     assert "presence='attached'" in str(answer["text"])
 
     class Given(NullDriver):
