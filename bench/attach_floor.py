@@ -98,7 +98,7 @@ class Floor:
         assert isinstance(address, Address)
         assert isinstance(route, Route)
         path = f"{self.pins}/{veth.peer_ns}"
-        create = pack.create_veth(veth.name, veth.mac, 1500, "eth0", veth.peer_mac, peer_ns_fd=FD_MARK, peer_index=2)
+        create = pack.create_veth(veth.name, veth.mac, 1500, "eth0", veth.peer_mac, peer_ns_fd=FD_MARK)
         outside = [
             pack.set_link(veth.name, pack.NO_AUTOMATIC_ADDRESSES),
             pack.set_link(veth.name, pack.u32(pack.IFLA_MASTER, self.bridge), up=True),

@@ -44,17 +44,17 @@ def naming(name: str, mac: str, group: int) -> list[Any]:
 QUEUES = [("IFLA_NUM_TX_QUEUES", 1), ("IFLA_NUM_RX_QUEUES", 1)]
 
 
-@given(NAMES, MACS, MTUS, NAMES, MACS, st.integers(3, 2**31 - 1), INDEXES)
+@given(NAMES, MACS, MTUS, NAMES, MACS, st.integers(3, 2**31 - 1))
 def test_a_pair_is_packed_as_pyroute2_packs_it(
-    name: str, mac: str, mtu: int, peer: str, peer_mac: str, fd: int, index: int
+    name: str, mac: str, mtu: int, peer: str, peer_mac: str, fd: int
 ) -> None:
     """The nested peer included."""
     both = [("IFLA_MTU", mtu), *QUEUES]
-    inner = {"index": index, "attrs": [*naming(peer, peer_mac, pack.INNER_GROUP), *both, ("IFLA_NET_NS_FD", fd)]}
+    inner = {"attrs": [*naming(peer, peer_mac, pack.INNER_GROUP), *both, ("IFLA_NET_NS_FD", fd)]}
     info = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", inner)]})]}
     outer = [*naming(name, mac, LINK_GROUP), *both, ("IFLA_LINKINFO", info)]
     expected = unpack.attributes(encoded(ifinfmsg, pack.RTM_NEWLINK, pack.ADD, {}, outer)[32:])
-    packed = pack.create_veth(name, mac, mtu, peer, peer_mac, peer_ns_fd=fd, peer_index=index)
+    packed = pack.create_veth(name, mac, mtu, peer, peer_mac, peer_ns_fd=fd)
     assert without_nul(expected) == without_nul(unpack.attributes(packed[32:]))
 
 

@@ -8,7 +8,7 @@ sockets, batches and refusals; what a change means is written in links.py, rows.
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import attrs
@@ -65,6 +65,7 @@ class _Posted:
     change: int
     tolerated: Collection[int]
     undo: bytes | None
+    heard: Callable[[bytes], None] | None
 
 
 class Batch:
@@ -148,14 +149,23 @@ class Batch:
     # -- messages ------------------------------------------------------------------------------------------------------
 
     def post(
-        self, ns: str, message: bytes, change: int, *, tolerated: Collection[int] = (), undo: bytes | None = None
+        self,
+        ns: str,
+        message: bytes,
+        change: int,
+        *,
+        tolerated: Collection[int] = (),
+        undo: bytes | None = None,
+        heard: Callable[[bytes], None] | None = None,
     ) -> None:
-        """Send a message with its neighbours in the list. ``undo`` is sent after it when it is refused."""
+        """Send a message with its neighbours in the list. ``undo`` is sent after it when it is refused; ``heard`` is
+        given what the kernel says of it beside yes or no, if it does.
+        """
         if self._posted and (ns != self._ns or len(self._posted) == limits.BATCH_MESSAGES):
             self.flush()
         self.channel(ns)
         self._ns = ns
-        self._posted.append(_Posted(message, change, tolerated, undo))
+        self._posted.append(_Posted(message, change, tolerated, undo, heard))
 
     def flush(self) -> None:
         """Send what waits, and record what was refused."""
@@ -163,7 +173,11 @@ class Batch:
             return
         posted, self._posted = self._posted, []
         undone: list[bytes] = []
-        for each, refusal in zip(posted, self._send([each.message for each in posted]), strict=True):
+        said: dict[int, bytes] = {}
+        refusals = self._send([each.message for each in posted], said)
+        for at, (each, refusal) in enumerate(zip(posted, refusals, strict=True)):
+            if each.heard is not None and at in said:
+                each.heard(said[at])
             if refusal is None or refusal.errno in each.tolerated:
                 continue
             self.refuse(each.change, refusal.errno, refusal.extack)
@@ -172,9 +186,9 @@ class Batch:
         if undone:
             self._send(undone)
 
-    def _send(self, messages: Sequence[bytes]) -> Sequence[Refusal | None]:
+    def _send(self, messages: Sequence[bytes], said: dict[int, bytes] | None = None) -> Sequence[Refusal | None]:
         with self._announce(f"send:{self._ns or 'host'}"), self.channel(self._ns).wire(self.deadline) as wire:
-            return wire.send(messages, self.deadline)
+            return wire.send(messages, self.deadline, heard=said)
 
     def done(self, change: int) -> bool:
         """Send what waits; whether all of this change so far was accepted."""
@@ -284,6 +298,10 @@ class Batch:
         index = unpack.index(self._ask(ns, name))
         self._indexes[ns, name] = index
         return index
+
+    def know(self, ns: str, name: str, index: int) -> None:
+        """A link was made at this index, in this call."""
+        self._indexes[ns, name] = index
 
     def forget(self, ns: str, name: str) -> None:
         """The name no longer leads to that link."""

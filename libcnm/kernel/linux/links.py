@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Final
 
-from libcnm.kernel.linux import pack
+from libcnm.kernel.linux import pack, unpack
 from libcnm.kernel.linux.batch import NO_FAMILY, OUR_GROUPS, Batch, Refused
 from libcnm.kernel.resources import PARKED_GROUP, Bridge, Veth, Vxlan
 from libcnm.model.resource import Change
@@ -93,26 +93,30 @@ def _made(batch: Batch, at: int, resource: Bridge | Veth | Vxlan) -> bool:
 
 def _create_veth(batch: Batch, at: int, resource: Veth) -> bool:
     same = resource.peer_ns == resource.ns
-    batch.post(
-        resource.ns,
-        pack.create_veth(
-            resource.name,
-            resource.mac,
-            resource.mtu,
-            resource.peer_name,
-            resource.peer_mac,
-            peer_ns_fd=None if same else batch.channel(resource.peer_ns).fd,
-        ),
-        at,
+    inner = (resource.peer_ns, resource.peer_name)
+    batch.forget(*inner)
+
+    def heard(body: bytes) -> None:
+        index = unpack.u32_of(unpack.attributes(body, unpack.LINK_OCTETS), pack.IFLA_LINK)
+        if index:
+            batch.know(*inner, index)
+
+    message = pack.create_veth(
+        resource.name,
+        resource.mac,
+        resource.mtu,
+        resource.peer_name,
+        resource.peer_mac,
+        peer_ns_fd=None if same else batch.channel(resource.peer_ns).fd,
+        echo=True,
     )
+    batch.post(resource.ns, message, at, heard=heard)
     made = _made(batch, at, resource)
     if made:
-        if not same:
-            # What is configured inside wants it. Asked now, when nothing waits to be sent there; and asked, for an
-            # index that is wished for here the kernel ignores unless the outer end's is as well (veth_newlink).
-            batch.forget(resource.peer_ns, resource.peer_name)
-            batch.index(resource.peer_ns, resource.peer_name)
-        batch.paired((resource.peer_ns, resource.peer_name), (resource.ns, resource.name, resource.master))
+        # What is configured inside wants it. Where the kernel has not told it, it is asked for now, when nothing waits
+        # to be sent there. To wish for one is no use: it is ignored unless the outer end's is wished for, too.
+        batch.index(*inner)
+        batch.paired(inner, (resource.ns, resource.name, resource.master))
     return made
 
 

@@ -70,8 +70,11 @@ class Transport:
         """Close the socket; idempotent."""
         self._socket.close()
 
-    def send(self, batch: Sequence[bytes], deadline: Deadline) -> list[Refusal | None]:
-        """Send at most ``limits.BATCH_MESSAGES`` messages at once; what was refused, in order.
+    def send(
+        self, batch: Sequence[bytes], deadline: Deadline, *, heard: dict[int, bytes] | None = None
+    ) -> list[Refusal | None]:
+        """Send at most ``limits.BATCH_MESSAGES`` messages at once; what was refused, in order. In ``heard`` is put what
+        the kernel says of a message beside that (an echo, an answer): the last body, by the message's position.
 
         Raises DeadlineExceeded (with ``outcome_unknown``) when the answers do not come in time, Unavailable when
         they were lost.
@@ -88,11 +91,15 @@ class Transport:
         while True:
             for kind, flags, sequence, body in self._receive(deadline):
                 # Earlier numbers are answers to a batch whose deadline ran out.
-                if kind == NLMSG_ERROR and first <= sequence <= last:
+                if not first <= sequence <= last:
+                    continue
+                if kind == NLMSG_ERROR:
                     code, words = unpack.refusal(flags, body)
                     outcomes[sequence - first] = Refusal(code, words) if code else None
                     if sequence == last:
                         return outcomes
+                elif heard is not None:
+                    heard[sequence - first] = body
 
     def ask(self, request: bytes, deadline: Deadline) -> tuple[bytes | None, Refusal | None]:
         """One question with one answer: its body, or the refusal."""

@@ -28,6 +28,8 @@ _RTMSG = struct.Struct("=BBBBBBBBI")
 _NDMSG = struct.Struct("=BxxxiHBB")
 _U32 = struct.Struct("=I")
 _I32 = struct.Struct("=i")
+LINK_OCTETS: Final = _IFINFO.size
+"""What comes before the attributes of RTM_NEWLINK."""
 
 Attributes = dict[int, bytes]
 
