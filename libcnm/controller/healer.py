@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 from libcnm.controller.context import Context
-from libcnm.controller.reconcile import heal
+from libcnm.controller.reconcile import Unit, heal
 from libcnm.controller.recovery import recover
 from libcnm.errors import CnmError
 from libcnm.system.processes import be_patient
@@ -22,6 +22,8 @@ log = logging.getLogger("libcnm.healer")
 DEBOUNCE_SECONDS: Final = 0.05
 """Long enough for one ``nft flush ruleset`` or ``ip link del`` to have sent all its events."""
 PERIOD_SECONDS: Final = 60.0
+AGAIN_SECONDS: Final = 0.2
+"""After which it looks again when somebody had a lock; twice as long each time, a paused verb may keep one for ever."""
 SWEEP_SECONDS: Final = 0.2
 _TURN_SECONDS: Final = 1.0
 
@@ -97,32 +99,38 @@ class Healer:
     def _work(self) -> None:
         be_patient()
         clock = self._context.doors.clock
-        due = clock.monotonic() + PERIOD_SECONDS
+        due, pause = clock.monotonic() + PERIOD_SECONDS, AGAIN_SECONDS
         while not self._stopping.is_set():
-            alarmed = self._alarm.wait(SWEEP_SECONDS if self._sweep.is_set() else min(_TURN_SECONDS, PERIOD_SECONDS))
+            turn = SWEEP_SECONDS if self._sweep.is_set() else _TURN_SECONDS
+            alarmed = self._alarm.wait(min(turn, max(0.0, due - clock.monotonic())))
             if self._stopping.is_set():
                 return
             if alarmed or clock.monotonic() >= due:
                 self._stopping.wait(DEBOUNCE_SECONDS)
                 self._alarm.clear()
                 began = clock.monotonic()
-                self._heal()
+                busy = self._heal()
                 self._guarded(self._swept)
-                due = clock.monotonic() + PERIOD_SECONDS
+                due = clock.monotonic() + (pause if busy else PERIOD_SECONDS)
+                pause = min(2 * pause, PERIOD_SECONDS) if busy else AGAIN_SECONDS
                 # A host that is torn at all the time gets a fifth of one core, not all of it.
                 self._stopping.wait(4 * (clock.monotonic() - began))
             elif self._sweep.is_set():
                 self._sweep.clear()
                 self._guarded(self._swept)
 
-    def _heal(self) -> None:
+    def _heal(self) -> bool:
+        """Whether something had to be left for later, because somebody holds its lock."""
+        skipped: list[Unit] = []
+
         def once() -> None:
             deadline = self._context.doors.clock.deadline(self._context.settings.timeout)
             settled = recover(self._context, deadline)
-            healed = heal(self._context, deadline)
+            healed = heal(self._context, deadline, skipped=skipped.append)
             self._looked(healed=bool(settled or healed))
 
         self._guarded(once)
+        return bool(skipped)
 
     def _swept(self) -> None:
         """Where the outer ends are, each of which takes its pair along: sandboxes may be many, and hold none alone."""

@@ -129,11 +129,13 @@ def _resident_rows(row: residency.Row | None) -> list[Difference]:
     return [Difference("missing" if there is None else "different", wanted, there)]
 
 
-def heal(context: Context, deadline: Deadline) -> list[Difference]:
+def heal(
+    context: Context, deadline: Deadline, *, skipped: Callable[[Unit], object] = lambda _: None
+) -> list[Difference]:
     """Make good what is missing or different, and remove what is ours and wanted by nobody; returns what was found.
 
     One look at everything finds the objects that need it; each of these is looked at again under its lock. One whose
-    lock is held is skipped: its verb is under way.
+    lock is held is ``skipped``: its verb is under way, or somebody else is looking.
     """
     wanted, whole = units(context, deadline)
     everything = {i: r for unit in wanted for i, r in by_identity(unit.resources).items()}
@@ -141,7 +143,10 @@ def heal(context: Context, deadline: Deadline) -> list[Difference]:
     healed: list[Difference] = []
     for unit in wanted:
         if differences(unit.resources, there):
-            healed.extend(_heal_unit(context, unit, deadline))
+            rows = _heal_unit(context, unit, deadline)
+            if rows is None:
+                skipped(unit)
+            healed.extend(rows or ())
     gone = leftovers(context, everything, there, deadline) if whole else []
     if gone:
         sandboxes.settle(context, deadline)
@@ -170,13 +175,14 @@ def _forget_absences(context: Context, deadline: Deadline) -> None:
                 context.local.commit(stored.delete(), deadline, durable=False)
 
 
-def _heal_unit(context: Context, unit: Unit, deadline: Deadline) -> list[Difference]:
+def _heal_unit(context: Context, unit: Unit, deadline: Deadline) -> list[Difference] | None:
+    """What was found; None when a lock is held."""
     held = []
     try:
         for name in unit.locks:
             lock = context.doors.locks.try_acquire(name)
             if lock is None:
-                return []
+                return None
             held.append(lock)
         fresh = unit.again()
         if fresh is None:
