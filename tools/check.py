@@ -30,7 +30,7 @@ LIMIT = 900.0  # seconds for one check; a hang must end with its output, well be
 NEWS = 60.0  # seconds of silence after which we say what is still running
 AT_ONCE = 4
 PORTABLE = ("unit", "conformance", "simulation")  # run on every Python
-KERNEL = ("kernel", "cluster", "docs")  # on the oldest and the newest; runs of their own, since they wait a good deal
+KERNEL = ("kernel", "cluster", "docs")  # on the oldest and the newest; in two halves, since they wait half of the time
 CLOSING_LINE = re.compile(r"^=*\s*((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s.*?=*$|^=*\s*no tests ran in .*$")
 
 
@@ -151,18 +151,28 @@ def lint_checks(environment: Environment) -> list[Check]:
 
 
 def pytest_check(
-    environment: Environment, tiers: Sequence[str] = PORTABLE, *, whole: bool = True, arguments: Sequence[str] = ()
+    environment: Environment,
+    tiers: Sequence[str] = PORTABLE,
+    *,
+    part: int | None = None,
+    whole: bool = True,
+    arguments: Sequence[str] = (),
 ) -> Check:
-    """One run of pytest. Each has a cache of its own, because several run at once.
+    """One run of pytest, of every second file if a ``part`` (0 or 1) is given. Each has a cache of its own, because
+    several run at once.
 
     Not ``whole``: every test, but the exhaustive ones try every fourth case only, and properties a fourth of their
     examples. Once is enough for those.
     """
-    folders = [f"tests/{tier}" for tier in tiers if any((ROOT / "tests" / tier).rglob("test_*.py"))]
-    cache = f"cache_dir=.pytest_cache/{environment.version}-{tiers[0]}"
+    files = {tier: sorted((ROOT / "tests" / tier).rglob("test_*.py")) for tier in tiers}
+    places = [f"tests/{tier}" for tier in tiers if files[tier]]
+    if part is not None:
+        places = [str(path.relative_to(ROOT)) for tier in tiers for path in files[tier]][part::2]
+    half = "" if part is None else f", half {part + 1}"
+    cache = f"cache_dir=.pytest_cache/{environment.version}-{tiers[0]}{'' if part is None else part}"
     return Check(
-        f"pytest on Python {environment.version} ({', '.join(tiers)})",
-        [str(environment.python), "-m", "pytest", "-o", cache, *folders, *arguments],
+        f"pytest on Python {environment.version} ({', '.join(tiers)}{half})",
+        [str(environment.python), "-m", "pytest", "-o", cache, *places, *arguments],
         is_pytest=True,
         environment={} if whole else {"LIBCNM_EFFORT": "brief"},
     )
@@ -199,13 +209,14 @@ def skips_are_failures() -> bool:
 def test() -> int:
     """Everything that CI asks: lint, types, layers, and all tests on every supported Python that is here."""
     environments = bootstrap(dev=True)
-    ends = {environments[0], environments[-1]}
-    # The longest first: so the last to end is a short one.
+    oldest, *others = environments
+    ends = dict.fromkeys((oldest, environments[-1]))
+    # The longest first, and those that mostly wait beside those that compute: so the last to end is a short one.
     tests = [
-        pytest_check(environment, tiers, whole=environment == environments[0])
-        for tiers in (KERNEL, PORTABLE)
-        for environment in environments
-        if tiers is PORTABLE or environment in ends
+        *(pytest_check(each, KERNEL, part=1, whole=each == oldest) for each in ends),
+        pytest_check(oldest),
+        *(pytest_check(each, KERNEL, part=0, whole=each == oldest) for each in ends),
+        *(pytest_check(each, whole=False) for each in others),
     ]
     checks = [*lint_checks(environments[0]), *tests]
     run_all(checks)
