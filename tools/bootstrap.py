@@ -244,7 +244,8 @@ def _make(interpreter: Interpreter, environment: Environment, *, dev: bool) -> N
         if made.returncode:
             raise Stop(f"{interpreter.path} -m venv {environment.path.name} failed:\n{made.stdout}{made.stderr}")
     wanted = ["-e", ".[cli,testing]", *tools] if dev else ["-e", ".[cli]"]
-    _run_pip(environment, ["install", "--upgrade", *wanted])
+    # Most of what the tools bring is never imported; what is, Python compiles then.
+    _run_pip(environment, ["install", "--upgrade", "--no-compile", *wanted])
     (environment.path / STAMP).write_text(json.dumps({**stamp, "dev": dev}), encoding="utf-8")
 
 

@@ -161,7 +161,7 @@ def pytest_check(
     """One run of pytest, of every second file if a ``part`` (0 or 1) is given. Each has a cache of its own, because
     several run at once.
 
-    Not ``whole``: every test, but the exhaustive ones try every fourth case only, and properties a fourth of their
+    Not ``whole``: every test, but the exhaustive ones try every eighth case only, and properties a fourth of their
     examples. Once is enough for those.
     """
     files = {tier: sorted((ROOT / "tests" / tier).rglob("test_*.py")) for tier in tiers}

@@ -3,7 +3,7 @@
 Beside the database lies a directory of unix datagram sockets, one for each store instance that watches. Who commits
 sends each one a byte, never waiting: a full queue means that it is rung already, a refused connection that its owner
 died, so the socket is removed. A bell only says "look"; a lost one costs a second, as watchers look that often anyway.
-Measured: inotify on the database wakes before the row is visible, polling costs processor time (kernel-recipes 6).
+Measured: inotify on the database wakes before the row is visible, polling costs processor time.
 
 It must never know what a store, a key or a database is.
 """

@@ -12,6 +12,7 @@ was lost says ``outcome_unknown=True``.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from types import TracebackType
@@ -108,13 +109,18 @@ class Transaction:
         size = sum(len(w.key) + len(w.value) for w in self.writes if isinstance(w, Put))
         if size > limits.TRANSACTION_BYTES:
             raise Invalid("transaction", size, f"bytes are more than {limits.TRANSACTION_BYTES}")
-        for key in (*written, *(compare.key for compare in self.compares)):
+        for key in written:
             check_key(key)
+        for compare in self.compares:
+            check_key(compare.key)
+
+
+_is_key = re.compile(rf"(?!/)[!-~]{{1,{limits.KEY_BYTES}}}").fullmatch
 
 
 def check_key(key: str) -> None:
     """Keys are printable ASCII without blanks, at most 512 bytes, not empty, no leading slash (Consul's rule)."""
-    if not key or len(key) > limits.KEY_BYTES or not _is_plain(key):
+    if not _is_key(key):
         hint = "1 to 512 printable ASCII characters, not starting with '/'"
         raise Invalid("key", key, "is not a store key", hint=hint)
 

@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from libcnm.testing.machine import ControllerMachine
 
-EXAMPLES = 160
+EXAMPLES = 140
 STEPS = 30
 LEAST = 5
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
