@@ -19,6 +19,7 @@ import hypothesis
 import pytest
 
 from libcnm.errors import CnmError
+from libcnm.kernel.linux import syscalls
 from libcnm.system.userns import enter_private_namespaces
 from libcnm.testing.snapshot import SESSION_MARK, Difference, Snapshot, difference
 
@@ -67,6 +68,8 @@ class WholeSession:
         os.environ[SESSION_MARK] = f"{os.getpid()}-{time.monotonic_ns()}"
         self.no_kernel = self._move_away() or self._missing_programs()
         self.outer_temporary, self.temporary = self._separate_temporary_files()
+        if self.no_kernel is None:  # fake hosts make very many small files; those of tmp_path stay on a disk
+            syscalls.mount("tmpfs", self.temporary, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV)
         self.before: Snapshot | None = None
         self.left_behind = Difference((), ())
         self.skipped: dict[str, str] = {}
@@ -163,6 +166,8 @@ class WholeSession:
 
     def pytest_unconfigure(self) -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = self.outer_temporary
+        if self.no_kernel is None:
+            syscalls.umount(self.temporary)
         shutil.rmtree(self.temporary, ignore_errors=True)
 
 

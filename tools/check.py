@@ -3,7 +3,7 @@
     python3 tools/check.py test      lint, types, layers, and every test tier on every Python that is here
     python3 tools/check.py help      the other words
 
-Checks run five at a time: CI has two cores, and tests that program a kernel wait a good deal. A check that passes is
+Checks run four at a time: CI has two cores, and tests that program a kernel wait a good deal. A check that passes is
 one line; one that fails is printed whole. The last lines say what was not run, for want of a Python, and add up what
 all the runs of pytest counted.
 """
@@ -28,7 +28,7 @@ from bootstrap import CACHES, LOCK, PYENV, PYTHONS, ROOT, Environment, Stop, boo
 
 LIMIT = 900.0  # seconds for one check; a hang must end with its output, well before CI's own limit
 NEWS = 60.0  # seconds of silence after which we say what is still running
-AT_ONCE = 5
+AT_ONCE = 4
 PORTABLE = ("unit", "conformance", "simulation")  # run on every Python
 KERNEL = ("kernel", "cluster", "docs")  # on the oldest and the newest; in two halves, since they wait half of the time
 CLOSING_LINE = re.compile(r"^=*\s*((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s.*?=*$|^=*\s*no tests ran in .*$")

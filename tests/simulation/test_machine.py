@@ -10,9 +10,9 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from libcnm.testing.machine import ControllerMachine
 
-EXAMPLES = 140
+EXAMPLES = 110
 STEPS = 30
-LEAST = 5
+LEAST = 2
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 # Shrinking takes minutes, and new runs every time find new things; `make soak` has both.
 PHASES = tuple(Phase) if SOAK else (Phase.explicit, Phase.reuse, Phase.generate)
