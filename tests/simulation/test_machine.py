@@ -10,9 +10,9 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from libcnm.testing.machine import ControllerMachine
 
-EXAMPLES = 110
+EXAMPLES = 160
 STEPS = 30
-LEAST = 2
+LEAST = 5
 SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 # Shrinking takes minutes, and new runs every time find new things; `make soak` has both.
 PHASES = tuple(Phase) if SOAK else (Phase.explicit, Phase.reuse, Phase.generate)
