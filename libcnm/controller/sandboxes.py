@@ -190,7 +190,8 @@ def _refuse_in_use(context: Context, path: str, deadline: Deadline) -> None:
     for stored in context.local.sandboxes(deadline):
         one = stored.record
         if one.boot_id == context.doors.kernel.boot_id and _identity(context, one) == identity:
-            raise AlreadyExists("sandbox of namespace", path, holder=f"sandbox {short(one.id)} of {one.container_id!r}")
+            holder, hint = f"sandbox {short(one.id)} of {one.container_id!r}", "use that, or delete it first"
+            raise AlreadyExists("sandbox of namespace", path, holder=holder, hint=hint)
 
 
 def _identity(context: Context, record: SandboxRecord) -> NamespaceId | None:
@@ -209,7 +210,8 @@ def _hostname(container_id: str) -> str:
 def _refuse_taken(context: Context, draft: SandboxRecord, deadline: Deadline) -> None:
     holder = context.local.holder(keys.container(draft.container_id), deadline)
     if holder is not None:
-        raise AlreadyExists("sandbox of container", draft.container_id, holder=f"sandbox {short(holder)}")
+        hint = "use that, or delete it first"
+        raise AlreadyExists("sandbox of container", draft.container_id, holder=f"sandbox {short(holder)}", hint=hint)
 
 
 def _commit(context: Context, draft: SandboxRecord, request: Request, deadline: Deadline) -> None:
@@ -433,6 +435,6 @@ def _rename_attachment(
 
 
 def namespace_is_ours(context: Context, record: SandboxRecord) -> bool:
-    """True while the pinned namespace is still the one that the sandbox was made with."""
-    identity = context.doors.kernel.namespace(record.namespace)
-    return identity is not None and (identity.device, identity.inode) == (record.device, record.inode)
+    """True while what is pinned for a sandbox is what it was made with: of a brought one, that very namespace."""
+    pinned = context.doors.kernel.namespace(record.namespace)
+    return pinned is not None and pinned == _identity(context, record)

@@ -105,7 +105,7 @@ class IpamConformance:
     @pytest.fixture
     def ipam(self) -> IpamDriver:
         """The driver under test, fresh."""
-        raise NotImplementedError
+        raise NotImplementedError("override the fixture `ipam`")
 
     @pytest.fixture
     def store(self) -> Iterator[Store]:
