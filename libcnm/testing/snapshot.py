@@ -16,6 +16,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -36,8 +37,8 @@ SYSCTLS = (
     "net/bridge/bridge-nf-call-iptables",
 )
 
-PF_EXITING = 0x4
-"""Of a task's flags (linux/sched.h)."""
+ENDING_SECONDS = 0.5
+"""Far longer than a thread takes from its last line of Python to its end, on a busy machine, too."""
 
 
 @attrs.frozen
@@ -204,14 +205,17 @@ def _namespaces(mounts: Iterable[_Mount], processes: Iterable[_Process]) -> set[
 
 
 def _threads() -> Iterator[str]:
-    """But for those that are ending: a thread that was joined is listed by the kernel for a moment more."""
-    names = {thread.native_id: thread.name for thread in threading.enumerate()}
-    for task in os.listdir("/proc/self/task"):
+    """Those that Python does not know get a moment to end: the kernel lists one that was joined until it has exited."""
+    until = time.monotonic() + ENDING_SECONDS
+    while True:
+        names = {str(thread.native_id): thread.name for thread in threading.enumerate()}
+        tasks = os.listdir("/proc/self/task")
+        if names.keys() >= set(tasks) or time.monotonic() > until:
+            break
+        threading.Event().wait(0.001)
+    for task in tasks:
         with suppress(OSError):
-            # proc_pid_stat(5): the name is in parentheses and may hold some itself; the flags are the 7th after it.
-            comm, _, rest = Path(f"/proc/self/task/{task}/stat").read_text("utf-8", "replace").rpartition(")")
-            if not int(rest.split()[6]) & PF_EXITING:
-                yield names.get(int(task)) or comm.partition("(")[2]
+            yield names.get(task) or Path(f"/proc/self/task/{task}/comm").read_text("utf-8", "replace").strip()
 
 
 def _descriptors() -> Iterator[str]:
