@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Final
 
 import attrs
 
 from libcnm.errors import Conflict, Corrupt, NotFound
 from libcnm.kv._sqlite_watch import Look
-from libcnm.kv.base import Absent, Committed, Compare, Delete, Entry, Put, Revision, Transaction, after_prefix
+from libcnm.kv.base import Absent, Committed, Compare, Delete, Entry, Listing, Put, Revision, Transaction, after_prefix
 from libcnm.model.deadline import Deadline
 
 HISTORY_TRANSACTIONS: Final = 4096
@@ -37,10 +38,15 @@ _ENTRY: Final = (
 )
 _RANGE: Final = (
     "SELECT key, value, version, checksum, lease,"
-    " lease IS NULL OR lease IN (SELECT id FROM leases WHERE boot = ? AND ends_at > ?)"
-    " FROM entries WHERE key >= ? AND key < ? ORDER BY key"
+    " lease IS NULL OR lease IN (SELECT id FROM leases WHERE boot = ? AND ends_at > ?), newest"
+    " FROM (SELECT max(revision) AS newest FROM changes) LEFT JOIN entries ON key >= ? AND key < ?"
 )
-_VERSIONS: Final = "SELECT key, version FROM entries WHERE key IN"
+"""One statement, so one instant. An empty range is one row without a key. (To have it sorted, SQLite would copy it.)"""
+_BEFORE: Final = (
+    "SELECT NULL, count(*) FROM leases WHERE boot <> ? OR ends_at <= ?"
+    " UNION ALL SELECT key, version FROM entries WHERE key IN"
+)
+"""What a transaction asks before it writes, in one statement: how many leases have ended, and the versions of keys."""
 _DELETE: Final = "DELETE FROM entries WHERE key = ?"
 _PUT: Final = "INSERT OR REPLACE INTO entries (key, value, version, checksum, lease) VALUES (?, ?, ?, ?, ?)"
 _ENDED: Final = "SELECT id FROM leases WHERE boot <> ? OR ends_at <= ?"
@@ -64,14 +70,18 @@ def read_entry(connection: sqlite3.Connection, key: str, clock: BootClock) -> En
     return None if row is None else _trusted(row)
 
 
-def read_range(connection: sqlite3.Connection, prefix: str, clock: BootClock, deadline: Deadline) -> Iterator[Entry]:
+def read_range(connection: sqlite3.Connection, prefix: str, clock: BootClock, deadline: Deadline) -> Listing:
+    """All that begins with ``prefix``, and the newest revision, as of one instant."""
     cursor = connection.execute(_RANGE, (clock.boot, clock.now(), prefix, after_prefix(prefix)))
+    entries: list[Entry] = []
+    newest: object = None
     while rows := cursor.fetchmany(_ROWS_AT_ONCE):
         deadline.check("store list")
-        for row in rows:
-            entry = _trusted(row)
-            if entry is not None:
-                yield entry
+        newest = rows[0][-1]
+        if rows[0][0] is not None:
+            entries += (entry for *row, _ in rows if (entry := _trusted(tuple(row))) is not None)
+    entries.sort(key=attrgetter("key"))
+    return Listing(tuple(entries), _revision(newest))
 
 
 def verify(connection: sqlite3.Connection, clock: BootClock, deadline: Deadline) -> None:
@@ -79,13 +89,16 @@ def verify(connection: sqlite3.Connection, clock: BootClock, deadline: Deadline)
     (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if said != "ok":
         raise Corrupt("store", str(said), hint="restore the database from a copy")
-    for _ in read_range(connection, "", clock, deadline):
-        pass
+    read_range(connection, "", clock, deadline)
 
 
 def newest_revision(connection: sqlite3.Connection) -> Revision:
-    """The last row of the log; it is never removed, so its absence means a damaged file."""
     (revision,) = connection.execute("SELECT max(revision) FROM changes").fetchone()
+    return _revision(revision)
+
+
+def _revision(revision: object) -> Revision:
+    """The last row of the log is never removed, so its absence means a damaged file."""
     if not isinstance(revision, int):
         raise Corrupt("store", "its log of changes is empty", hint="restore the database from a copy")
     return Revision(revision)
@@ -96,8 +109,12 @@ def apply(transaction: Transaction, clock: BootClock, connection: sqlite3.Connec
     NotFound.
     """
     execute = connection.execute
-    changed = end_leases(connection, clock)
-    failed = _failed(connection, transaction.compares)
+    changed: list[str] = []
+    ended, versions = _before(connection, transaction.compares, clock)
+    if ended:
+        changed = end_leases(connection, clock)
+        _, versions = _before(connection, transaction.compares, clock)
+    failed = _failed(transaction.compares, versions)
     if failed:
         raise Conflict(failed)
     puts: list[Put] = []
@@ -195,16 +212,22 @@ def _trusted(row: tuple[str, bytes, int, int, str | None, int]) -> Entry | None:
     return Entry(key, value, version) if is_alive else None
 
 
-def _failed(connection: sqlite3.Connection, compares: tuple[Compare, ...]) -> list[str]:
-    """The keys of the compares that do not hold; one statement for all of them."""
-    if not compares:
-        return []
+def _before(
+    connection: sqlite3.Connection, compares: tuple[Compare, ...], clock: BootClock
+) -> tuple[int, dict[str, int]]:
+    """How many leases have ended, and which of the compared keys are there, with their versions."""
     keys = [compare.key for compare in compares]
-    found = dict(connection.execute(f"{_VERSIONS} ({', '.join('?' * len(keys))})", keys).fetchall())
+    holders = ", ".join("?" * len(keys))
+    found = dict(connection.execute(f"{_BEFORE} ({holders})", (clock.boot, clock.now(), *keys)).fetchall())
+    return found.pop(None), found
+
+
+def _failed(compares: tuple[Compare, ...], versions: dict[str, int]) -> list[str]:
+    """The keys of the compares that do not hold."""
     return [
         compare.key
         for compare in compares
-        if found.get(compare.key) != (None if isinstance(compare, Absent) else compare.version)
+        if versions.get(compare.key) != (None if isinstance(compare, Absent) else compare.version)
     ]
 
 

@@ -111,15 +111,9 @@ class SQLiteStore(Store):
 
     def list(self, prefix: str, *, deadline: Deadline) -> Listing:
         check_prefix(prefix)
-
-        def body(connection: sqlite3.Connection) -> Listing:
-            connection.execute("BEGIN")  # both answers from one instant
-            revision = tables.newest_revision(connection)
-            entries = tuple(tables.read_range(connection, prefix, self._clock, deadline))
-            connection.execute("COMMIT")
-            return Listing(entries, revision)
-
-        return self._lister.run(deadline, body)
+        return self._lister.run(
+            deadline, lambda connection: tables.read_range(connection, prefix, self._clock, deadline)
+        )
 
     def transact(self, transaction: Transaction, *, deadline: Deadline, durable: bool = True) -> Committed:
         transaction.check()
