@@ -10,9 +10,9 @@ instant every address of the range was held (or unreadable). A release that comm
 one that commits after the listing overlaps the call, and may be counted as having come after it. As nothing is written,
 there is nothing to compare.
 
-*Cost.* Two reads, one compare, two writes for an address, whatever the size of the pool. When the cursor is wrong, or
-all of the range was used once, one listing of the used addresses fills the cursor's queue for the next :data:`QUEUE`
-requests.
+*Cost.* One read, one compare, two writes for an address, whatever the size of the pool. A wrong cursor costs the first
+attempt. When the next addresses are taken, too, or all of the range was used once, one listing of the used addresses
+fills the cursor's queue for the next :data:`QUEUE` requests.
 
 It must never know endpoints, drivers or a clock. Sources: libnetwork ``ipam/allocator.go`` and ``bitseq`` (whose bitmap
 was one hot key, and gave the address just released out again).
@@ -53,7 +53,10 @@ def reserved(pool: Pool) -> list[int]:
 
 @attrs.define
 class _Hint:
-    """What is known about one pool during one call. As CursorValue, but with addresses in place of offsets."""
+    """What is known about one pool during one call. As CursorValue, but with addresses in place of offsets.
+
+    ``explained``: the conflict that this attempt follows was the cursor's fault, so there is nobody to keep clear of.
+    """
 
     pool: Pool
     low: int
@@ -63,6 +66,7 @@ class _Hint:
     queue: list[tuple[int, int]]
     reads: int = 0
     moved: bool = False
+    explained: bool = False
 
 
 class Search:
@@ -75,11 +79,13 @@ class Search:
         self._now = now
         self._hints: dict[str, _Hint] = {}
         self._claimed: dict[str, int] = {}
+        self._believing = False
         self._compares: list[Compare] = []
         self._writes: list[Write] = []
 
     def grant(self, requests: Sequence[AddressRequest]) -> AddressGrant:
         granted: dict[int, int] = {}
+        self._believing = len(requests) <= HINTS  # of more, the cursors are behind
         for at in sorted(range(len(requests)), key=lambda index: requests[index].preferred is None):
             request = requests[at]
             keys.token("holder", request.holder)
@@ -138,9 +144,11 @@ class Search:
             )
         return self._hints[pool.id]
 
-    def _spread(self, attempt: int, among: int) -> int:
+    def _spread(self, hint: _Hint, request: AddressRequest, among: int) -> int:
         """Which of the next candidates to try: the first, unless others wanted it too."""
-        return self._choice(min(SPREAD << min(attempt - 1, 4), among)) if attempt > 0 and among > 1 else 0
+        if not request.attempt or hint.explained or among < 2:
+            return 0
+        return self._choice(min(SPREAD << min(request.attempt - 1, 4), among))
 
     def _queued(self, hint: _Hint, request: AddressRequest) -> tuple[int, Entry | None] | None:
         """A candidate left by an earlier listing, if its key is still what it was then."""
@@ -151,7 +159,7 @@ class Search:
             alike = next(
                 (i for i, item in enumerate(hint.queue) if (item[1] == 0) != (hint.queue[0][1] == 0)), len(hint.queue)
             )
-            value, version = hint.queue.pop(self._spread(request.attempt, alike))
+            value, version = hint.queue.pop(self._spread(hint, request, alike))
             if value in hint.skip:
                 continue
             entry = self._read(hint, value)
@@ -162,13 +170,20 @@ class Search:
         return None
 
     def _frontier(self, hint: _Hint, request: AddressRequest) -> tuple[int, Entry | None] | None:
-        """The next never-used address in ascending order; None when that is not found within a few reads."""
+        """The next never-used address in ascending order; None when that is not found within a few reads.
+
+        At the first attempt the cursor is believed: whether it was right, the compare says. At the second it may turn
+        out that it was wrong, and that nobody else wanted what we did.
+        """
         if hint.queue or hint.next > hint.high:
             return None
-        start = hint.next + self._spread(request.attempt, hint.high + 1 - hint.next)
+        start = next((value for value in range(hint.next, hint.high + 1) if value not in hint.skip), hint.high + 1)
+        if request.attempt == 1 and start <= hint.high and self._read(hint, start) is not None:
+            hint.explained = True
+        start += self._spread(hint, request, hint.high + 1 - start)
         candidates = (value for value in range(start, hint.high + 1) if value not in hint.skip)
         for value in islice(candidates, 1 + PROBES):
-            if self._read(hint, value) is None:
+            if (self._believing and not request.attempt) or self._read(hint, value) is None:
                 hint.next = value + 1
                 return value, None
         return None
@@ -190,7 +205,7 @@ class Search:
             raise Exhausted(f"address in {hint.pool.range or hint.pool.subnet}", _held(values))
         hint.next = gaps[-1] + 1 if len(gaps) == QUEUE else hint.high + 1
         hint.queue = [(value, 0) for value in gaps] + [(value, entries[value].version) for _, value in oldest]
-        value, _ = hint.queue.pop(self._spread(request.attempt, len(gaps) or len(oldest)))
+        value, _ = hint.queue.pop(self._spread(hint, request, len(gaps) or len(oldest)))
         return value, entries.get(value)
 
     def _read(self, hint: _Hint, value: int) -> Entry | None:
