@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Final
 
@@ -31,10 +31,10 @@ LEASE_GRACE_SECONDS: Final = 0.25
 """Between the last moment to keep a lease alive and its keys' vanishing; longer than a commit takes, so that keys
 which a reader saw vanish are never brought back by a ``keep_alive`` that was just being committed."""
 _PRUNE_EVERY: Final = 64
-_ENTRY: Final = (
+_ENTRIES: Final = (
     "SELECT key, value, version, checksum, lease,"
     " lease IS NULL OR lease IN (SELECT id FROM leases WHERE boot = ? AND ends_at > ?)"
-    " FROM entries WHERE key = ?"
+    " FROM entries WHERE key IN"
 )
 _RANGE: Final = (
     "SELECT key, value, version, checksum, lease,"
@@ -65,9 +65,14 @@ class BootClock:
     now: Callable[[], float]
 
 
-def read_entry(connection: sqlite3.Connection, key: str, clock: BootClock) -> Entry | None:
-    row = connection.execute(_ENTRY, (clock.boot, clock.now(), key)).fetchone()
-    return None if row is None else _trusted(row)
+def read_entries(connection: sqlite3.Connection, keys: Sequence[str], clock: BootClock) -> dict[str, Entry]:
+    """Those of the keys that are there; in the order of ``keys``."""
+    rows = []
+    for at in range(0, len(keys), _ROWS_AT_ONCE):
+        some = keys[at : at + _ROWS_AT_ONCE]
+        rows += connection.execute(f"{_ENTRIES} ({_holders(some)})", (clock.boot, clock.now(), *some)).fetchall()
+    found = {entry.key: entry for row in rows if (entry := _trusted(row)) is not None}
+    return {key: found[key] for key in keys if key in found}
 
 
 def read_range(connection: sqlite3.Connection, prefix: str, clock: BootClock, deadline: Deadline) -> Listing:
@@ -217,9 +222,12 @@ def _before(
 ) -> tuple[int, dict[str, int]]:
     """How many leases have ended, and which of the compared keys are there, with their versions."""
     keys = [compare.key for compare in compares]
-    holders = ", ".join("?" * len(keys))
-    found = dict(connection.execute(f"{_BEFORE} ({holders})", (clock.boot, clock.now(), *keys)).fetchall())
+    found = dict(connection.execute(f"{_BEFORE} ({_holders(keys)})", (clock.boot, clock.now(), *keys)).fetchall())
     return found.pop(None), found
+
+
+def _holders(keys: Sequence[str]) -> str:
+    return ", ".join("?" * len(keys))
 
 
 def _failed(compares: tuple[Compare, ...], versions: dict[str, int]) -> list[str]:

@@ -95,19 +95,13 @@ class SQLiteStore(Store):
             raise
 
     def get(self, key: str, *, deadline: Deadline) -> Entry | None:
-        check_key(key)
-        return self._getter.run(deadline, lambda connection: tables.read_entry(connection, key, self._clock))
+        return self.get_many((key,), deadline=deadline).get(key)
 
     def get_many(self, keys: Iterable[str], *, deadline: Deadline) -> dict[str, Entry]:
         wanted = tuple(keys)
         for key in wanted:
             check_key(key)
-
-        def body(connection: sqlite3.Connection) -> dict[str, Entry]:
-            found = ((key, tables.read_entry(connection, key, self._clock)) for key in wanted)
-            return {key: entry for key, entry in found if entry is not None}
-
-        return self._getter.run(deadline, body)
+        return self._getter.run(deadline, lambda connection: tables.read_entries(connection, wanted, self._clock))
 
     def list(self, prefix: str, *, deadline: Deadline) -> Listing:
         check_prefix(prefix)
