@@ -28,6 +28,7 @@ from libcnm.model.deadline import Deadline
 T = TypeVar("T")
 
 CLOSE_SECONDS: Final = 5.0
+HANDOVER_SECONDS: Final = 0.0005
 MOUNTS_SECONDS: Final = 0.05
 """How long after a change of the mount table it is looked at: most changes are our own, and somebody waits for us
 then.
@@ -100,8 +101,11 @@ class _Job(Generic[T]):
         self.abandoned = False
         self.finished = threading.Lock()
         self.finished.acquire()
+        self.begun = threading.Lock()
+        self.begun.acquire()
 
     def run(self, settle: threading.Lock) -> None:
+        self.begun.release()
         try:
             self.result = self.action()
         except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
@@ -153,14 +157,20 @@ class Worker:
         return job.result  # type: ignore[return-value]  # a job without an error has its result
 
     def post(self, action: Callable[[], object]) -> None:
-        """Run ``action`` on the worker when its turn comes; nobody waits, and nobody hears of an error."""
+        """Run ``action`` on the worker when its turn comes; nobody waits for it, and nobody hears of an error.
+
+        Only for its beginning is waited a moment: the worker would else wait for the interpreter's lock, which the
+        caller may keep for longer than that.
+        """
+        job: _Job[object] = _Job(action, None)
         with self._lock:
             if self._closed:
                 return
-            self._jobs.append(_Job(action, None))
+            self._jobs.append(job)
             if self._thread is None:
                 self._start()
             os.eventfd_write(self._wake, 1)
+        job.begun.acquire(timeout=HANDOVER_SECONDS)
 
     def look(self, action: Callable[[], T], deadline: Deadline) -> T:
         """What only reads paths: on the calling thread, where that sees the home's mounts (to hand over costs 0.1
