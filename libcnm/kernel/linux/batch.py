@@ -59,13 +59,21 @@ def _doomed(changes: Sequence[Change]) -> frozenset[str]:
     return frozenset(one.name for one in gone if isinstance(one, Namespace)) - used
 
 
-@attrs.frozen
-class _Posted:
+@attrs.define
+class Posted:
+    """One message on its way; ``accepted`` once the kernel has done it."""
+
     message: bytes
     change: int
     tolerated: Collection[int]
     undo: bytes | None
     heard: Callable[[bytes], None] | None
+    words: str | None
+    accepted: bool = False
+
+
+def _no_link(name: str) -> str:
+    return f"there is no link {name!r}"
 
 
 class Batch:
@@ -83,7 +91,7 @@ class Batch:
         self._indexes: dict[tuple[str, str], int] = {}
         self._refused_links: set[tuple[str, str]] = set()
         self._ns = ""
-        self._posted: list[_Posted] = []
+        self._posted: list[Posted] = []
         self._raised: list[tuple[str, str]] = []
         self._pairs: dict[tuple[str, str], tuple[str, str, str | None]] = {}
 
@@ -98,6 +106,7 @@ class Batch:
             try:
                 channel = self.channels.lend(ns, self.deadline)
             except FileNotFoundError:
+                self.flush()  # what waits comes first, and so do its refusals
                 raise Refused(errno.ENOENT, f"there is no namespace {ns!r}") from None
             except Invalid as error:
                 raise Refused(errno.EINVAL, str(error)) from None
@@ -157,15 +166,19 @@ class Batch:
         tolerated: Collection[int] = (),
         undo: bytes | None = None,
         heard: Callable[[bytes], None] | None = None,
-    ) -> None:
+        words: str | None = None,
+    ) -> Posted:
         """Send a message with its neighbours in the list. ``undo`` is sent after it when it is refused; ``heard`` is
-        given what the kernel says of it beside yes or no, if it does.
+        given what the kernel says of it beside yes or no, if it does; ``words`` say why it was refused where the kernel
+        does not.
         """
         if self._posted and (ns != self._ns or len(self._posted) == limits.BATCH_MESSAGES):
             self.flush()
         self.channel(ns)
         self._ns = ns
-        self._posted.append(_Posted(message, change, tolerated, undo, heard))
+        posted = Posted(message, change, tolerated, undo, heard, words)
+        self._posted.append(posted)
+        return posted
 
     def flush(self) -> None:
         """Send what waits, and record what was refused."""
@@ -178,9 +191,10 @@ class Batch:
         for at, (each, refusal) in enumerate(zip(posted, refusals, strict=True)):
             if each.heard is not None and at in said:
                 each.heard(said[at])
+            each.accepted = refusal is None
             if refusal is None or refusal.errno in each.tolerated:
                 continue
-            self.refuse(each.change, refusal.errno, refusal.extack)
+            self.refuse(each.change, refusal.errno, refusal.extack or each.words)
             if each.undo is not None and each.undo not in undone:
                 undone.append(each.undo)
         if undone:
@@ -262,7 +276,7 @@ class Batch:
             body, refusal = wire.ask(pack.get_link(link), self.deadline)
         if body is None:
             assert refusal is not None
-            raise Refused(refusal.errno, refusal.extack or f"there is no link {link!r}")
+            raise Refused(refusal.errno, refusal.extack or _no_link(link))
         return body
 
     def ports(self, ns: str, bridge: int) -> list[int]:
@@ -298,6 +312,18 @@ class Batch:
         index = unpack.index(self._ask(ns, name))
         self._indexes[ns, name] = index
         return index
+
+    def seek(self, ns: str, name: str, change: int) -> None:
+        """Have a link's index told with what waits to be sent; where there is no such link, the change is refused."""
+        if (ns, name) not in self._indexes:
+            self.vouch(ns, name)
+            self.post(
+                ns,
+                pack.get_link(name),
+                change,
+                heard=lambda body: self.know(ns, name, unpack.index(body)),
+                words=_no_link(name),
+            )
 
     def know(self, ns: str, name: str, index: int) -> None:
         """A link was made at this index, in this call."""

@@ -64,11 +64,8 @@ def veth(batch: Batch, at: int, change: Change, resource: Veth) -> None:
     if change.operation == "delete":
         _park_pair(batch, at, resource)
         return
-    if change.operation == "add":
-        if resource.master is not None:
-            batch.index(resource.ns, resource.master)  # refused before anything is made
-        if not _create_veth(batch, at, resource):
-            return
+    if change.operation == "add" and not _create_veth(batch, at, resource):
+        return
     _settle(batch, at, change, resource, _differing(change, resource, "mac", "mtu", "alias"))
     previous = change.previous
     if change.operation == "change" and not (
@@ -101,6 +98,8 @@ def _create_veth(batch: Batch, at: int, resource: Veth) -> bool:
         if index:
             batch.know(*inner, index)
 
+    if resource.master is not None:
+        batch.seek(resource.ns, resource.master, at)
     message = pack.create_veth(
         resource.name,
         resource.mac,
@@ -110,8 +109,10 @@ def _create_veth(batch: Batch, at: int, resource: Veth) -> bool:
         peer_ns_fd=None if same else batch.channel(resource.peer_ns).fd,
         echo=True,
     )
-    batch.post(resource.ns, message, at, heard=heard)
+    pair = batch.post(resource.ns, message, at, heard=heard)
     made = _made(batch, at, resource)
+    if pair.accepted and not made:
+        batch.post(resource.ns, pack.delete_link(resource.name), at)  # there is no such bridge
     if made:
         # What is configured inside wants it. Where the kernel has not told it, it is asked for now, when nothing waits
         # to be sent there. To wish for one is no use: it is ignored unless the outer end's is wished for, too.
