@@ -76,6 +76,8 @@ def _goes_along(resource: Resource, removed: Mapping[Identity, Resource]) -> boo
 
 def ordered(resources: Mapping[Identity, Resource]) -> list[Resource]:
     """Needs first. A cycle is a driver's bug and raises ValueError."""
+    if not resources:
+        return []
     provider = {provided: identity for identity, resource in resources.items() for provided in resource.provides}
     waiting: dict[Identity, set[Identity]] = {}
     dependents: dict[Identity, list[Identity]] = {}

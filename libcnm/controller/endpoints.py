@@ -6,7 +6,6 @@ claim that was lost. A network that is being deleted takes no new endpoint: its 
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -21,7 +20,7 @@ from libcnm.controller.requests import UNNAMED, Request
 from libcnm.errors import AlreadyExists, Exhausted, Forbidden, InUse, Invalid, NotFound
 from libcnm.kv.base import Transaction
 from libcnm.model import keys, limits
-from libcnm.model.addresses import IPAddress, IPInterface, mac_from_address, parse_address, parse_mac
+from libcnm.model.addresses import IPAddress, IPInterface, address_within, mac_from_address, parse_address, parse_mac
 from libcnm.model.arguments import sequence
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_labels, check_service
@@ -209,7 +208,7 @@ def _addresses(
         request, grant = _first_granted(ipam, repository, requests, deadline)
         claims += grant.transaction
         for address in grant.addresses:  # the null IPAM grants none
-            granted[version] = ipaddress.ip_interface((address, request.pool.subnet.prefixlen))
+            granted[version] = address_within(address, request.pool.subnet)
     return tuple(granted[version] for version in sorted(granted)), claims
 
 

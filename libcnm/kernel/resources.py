@@ -7,6 +7,7 @@ name. Inside a namespace that libcnm made, everything is ours.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import ClassVar, Final, Literal
 
 import attrs
@@ -226,7 +227,7 @@ class Address(_OnLink):
     fixed: ClassVar[frozenset[str]] = frozenset({"address"})
     address: IPInterface
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         return ("address", self.ns, self.link, str(self.address.ip))
 
@@ -252,7 +253,7 @@ class Route(Resource):
     metric: int = 0
     type: Literal["unicast", "prohibit"] = "unicast"
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         return ("route", self.ns, str(self.table), str(self.destination), str(self.metric))
 
@@ -289,7 +290,7 @@ class Rule(_InNamespace):
     action: Literal["lookup", "goto", "nop"] = "lookup"
     goto: int = 0
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         mark = "" if self.mark is None else f"{self.mark:#x}/{self.mask:#x}"
         how = () if self.action == "lookup" else (self.action,)
@@ -306,7 +307,7 @@ class Neighbour(_OnLink):
     address: IPAddress
     mac: str
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         return ("neighbour", self.ns, self.link, str(self.address))
 

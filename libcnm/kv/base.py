@@ -96,6 +96,8 @@ class Transaction:
     writes: tuple[Write, ...] = attrs.field(default=(), converter=_writes)
 
     def __add__(self, other: Transaction) -> Transaction:
+        if not (other.compares or other.writes):
+            return self
         return Transaction(self.compares + other.compares, self.writes + other.writes)
 
     def check(self) -> None:
@@ -109,10 +111,8 @@ class Transaction:
         size = sum(len(w.key) + len(w.value) for w in self.writes if isinstance(w, Put))
         if size > limits.TRANSACTION_BYTES:
             raise Invalid("transaction", size, f"bytes are more than {limits.TRANSACTION_BYTES}")
-        for key in written:
+        for key in {*written, *(compare.key for compare in self.compares)}:
             check_key(key)
-        for compare in self.compares:
-            check_key(compare.key)
 
 
 _is_key = re.compile(rf"(?!/)[!-~]{{1,{limits.KEY_BYTES}}}").fullmatch

@@ -202,6 +202,13 @@ class Subnet:
         return cls(parse_pool(value, "subnet"))  # here already: None is no way to ask for "any"
 
 
+def address_within(address: IPAddress, block: IPNetwork) -> IPInterface:
+    """The address with its block's prefix length."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return ipaddress.IPv4Interface((int(address), block.prefixlen))
+    return ipaddress.IPv6Interface((int(address), block.prefixlen))
+
+
 def assignable(block: IPNetwork) -> int:
     """How many addresses an interface in the block may have. IPv4 reserves the first and the last, IPv6 the first
     (RFC 4291 2.6.1); blocks of one or two addresses reserve nothing (RFC 3021, RFC 6164).
