@@ -220,6 +220,15 @@ class Handle:
         """
         if not self._lock.acquire(timeout=min(deadline.remaining(), _FOREVER_SECONDS)):
             raise DeadlineExceeded(f"{self._file.what}: wait for another thread", deadline.budget)
+        return self._run_locked(deadline, body)
+
+    def run_rather(self, other: Handle, deadline: Deadline, body: Callable[[sqlite3.Connection], T]) -> T:
+        """:meth:`run` on the ``other`` handle if nobody uses that now, else on this one."""
+        if other._lock.acquire(blocking=False):
+            return other._run_locked(deadline, body)
+        return self.run(deadline, body)
+
+    def _run_locked(self, deadline: Deadline, body: Callable[[sqlite3.Connection], T]) -> T:
         try:
             deadline.check(self._file.what)
             return self._run(deadline, body)

@@ -101,12 +101,14 @@ class SQLiteStore(Store):
         wanted = tuple(keys)
         for key in wanted:
             check_key(key)
-        return self._getter.run(deadline, lambda connection: tables.read_entries(connection, wanted, self._clock))
+        return self._read(
+            self._getter, deadline, lambda connection: tables.read_entries(connection, wanted, self._clock)
+        )
 
     def list(self, prefix: str, *, deadline: Deadline) -> Listing:
         check_prefix(prefix)
-        return self._lister.run(
-            deadline, lambda connection: tables.read_range(connection, prefix, self._clock, deadline)
+        return self._read(
+            self._lister, deadline, lambda connection: tables.read_range(connection, prefix, self._clock, deadline)
         )
 
     def transact(self, transaction: Transaction, *, deadline: Deadline, durable: bool = True) -> Committed:
@@ -169,6 +171,12 @@ class SQLiteStore(Store):
         self._bells.close()
         for handle in self._handles:
             handle.close()
+
+    def _read(self, handle: Handle, deadline: Deadline, body: Callable[[sqlite3.Connection], T]) -> T:
+        """On the writer's connection while nobody writes: the pages that its last commit has changed are in its cache
+        alone.
+        """
+        return handle.run_rather(self._writer, deadline, body)
 
     def _write(self, deadline: Deadline, change: Change[T], *, durable: bool) -> T:
         """One write transaction around ``change``; rings the bells when it is committed."""

@@ -289,13 +289,14 @@ def test_failed_disk_costs_every_connection_its_trust(filled: Path) -> None:
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
         raise error
 
+    def same(connection: sqlite3.Connection) -> sqlite3.Connection:
+        return connection
+
     with SQLiteStore(filled) as store:
         put(store, "a", b"1")
-        assert b"1" == value_of(store, "a")
-        before = store._writer._connection, store._getter._connection
+        before = [handle.run(soon(), same) for handle in store._handles]
         with pytest.raises(Unavailable):
             store._writer.run(soon(), fail)
-        put(store, "a", b"2")
-        assert b"2" == value_of(store, "a")
-        after = store._writer._connection, store._getter._connection
+        after = [handle.run(soon(), same) for handle in store._handles]
         assert not set(map(id, before)) & set(map(id, after))
+        assert b"1" == value_of(store, "a")
