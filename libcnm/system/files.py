@@ -63,7 +63,7 @@ class Files:
 
     def write(self, path: str, text: str, mode: int = 0o644, *, anew: bool = False) -> None:
         """Write in place (a bind-mounted file keeps its inode), creating it if need be. Forbidden when something else
-        than a plain file is there. ``anew``: nothing should be there, so do not look whether it is right already.
+        than a plain file is there. ``anew``: do not look whether it is right already, for it should not be.
         """
         octets = text.encode()
         if not anew and _plain(path, len(octets) + 1) == (octets, mode):
@@ -194,7 +194,8 @@ def _overwrite(path: str, descriptor: int, octets: bytes, mode: int) -> None:
     # text and not the end of the old one.
     blank = status.st_size - len(octets) if status.st_size <= _READ_OCTETS else 0
     _write_all(descriptor, octets + b"\n" * blank)
-    os.ftruncate(descriptor, len(octets))
+    if status.st_size > len(octets):
+        os.ftruncate(descriptor, len(octets))
 
 
 def _write_all(descriptor: int, octets: bytes) -> None:
