@@ -77,14 +77,21 @@ def count_effects(trace: Path) -> dict[str, int]:
 
 
 def is_effect_send(line: str) -> bool:
-    """A send whose first netlink message is no question. strace names types in its own namespace's sockets only."""
+    """A send with a netlink message that is no question. strace names types in its own namespace's sockets only."""
     if not re.search(r" send(msg|to)\(", line):
         return False
-    shown = re.search(r"nlmsg_type=(?:0x([0-9a-f]+)|(\w+))", line)
-    if shown is not None:
-        number, name = shown.groups()
-        return not name.startswith("RTM_GET") if name else int(number, 16) not in QUESTIONS
+    shown = re.findall(r"nlmsg_type=(?:0x([0-9a-f]+)|(\w+))", line)
+    if shown:
+        return any(not name.startswith("RTM_GET") if name else int(number, 16) not in QUESTIONS
+                   for number, name in shown)  # fmt: skip
     raw = re.search(r'iov_base="((?:[^"\\]|\\.)*)"', line)
     assert raw is not None, line
     octets: bytes = ast.literal_eval(f'b"{raw.group(1)}"')
-    return int.from_bytes(octets[4:6], sys.byteorder) not in QUESTIONS
+    return any(kind not in QUESTIONS for kind in _types(octets))
+
+
+def _types(octets: bytes) -> Iterator[int]:
+    """Those of the netlink messages that follow each other there."""
+    while octets:
+        yield int.from_bytes(octets[4:6], sys.byteorder)
+        octets = octets[int.from_bytes(octets[:4], sys.byteorder) :]

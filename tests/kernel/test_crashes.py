@@ -356,7 +356,7 @@ def test_the_effects_of_a_verb_are_those_that_strace_sees(
     order = {"installation": installation, "verb": verb, "wait": True}
     calls = "trace=sendmsg,sendto,unshare,mount,umount2,openat,fdatasync,fsync"
     worker = subprocess.Popen(
-        ["strace", "-f", "-qq", "-o", str(trace), "-e", calls, sys.executable, WORKER, json.dumps(order)],
+        ["strace", "-f", "-qq", "-s", "4096", "-o", str(trace), "-e", calls, sys.executable, WORKER, json.dumps(order)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=root,

@@ -71,7 +71,7 @@ def test_each_system_call_with_an_effect_was_announced(
     trace = tmp_path / "trace"
     calls = "trace=sendmsg,sendto,unshare,mount,umount2,openat"
     traced = subprocess.run(
-        ["strace", "-f", "-qq", "-o", str(trace), "-e", calls, *script],
+        ["strace", "-f", "-qq", "-s", "4096", "-o", str(trace), "-e", calls, *script],
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[2],
         check=True,
