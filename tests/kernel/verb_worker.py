@@ -4,7 +4,8 @@
 
 ``stop_at`` is the number of an effect, or (where two threads have effects) the name of one, of which the first counts.
 Without it, it does the verb and prints the effects it passed, before and after each, as JSON. For other tests
-it also does plain verbs and says how they ended. Never imported; run by the tests of this folder.
+it also does plain verbs and says how they ended. Run by the tests of this folder, or its :func:`work` in a child that
+they have forked.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from libcnm.controller.controller import Controller
 from libcnm.controller.doors import Doors, Paths, open_doors
@@ -87,8 +88,12 @@ def act(cnm: Controller, verb: str, argument: str, request: str | None) -> Any:
 
 
 def main() -> None:
-    """Read the order, do it, print how it ended."""
-    order = json.loads(sys.argv[1])
+    """Do what the command line says."""
+    work(json.loads(sys.argv[1]), sys.stdout)
+
+
+def work(order: dict[str, Any], out: TextIO) -> None:
+    """Do it, and print how it ended."""
     effects = Effects()
     where = order["installation"]
     paths = Paths(where["state_dir"], where["run_dir"])
@@ -96,7 +101,7 @@ def main() -> None:
     effects.stop_at = order.get("stop_at", -1)
     effects.signal = signal.Signals[f"SIG{order.get('signal', 'KILL')}"]
     if order.get("wait"):
-        print("waiting", flush=True)
+        print("waiting", file=out, flush=True)
         sys.stdin.readline()
     effects.counting = True
     ending: dict[str, object] = {"done": True}
@@ -105,7 +110,7 @@ def main() -> None:
     except CnmError as error:
         ending = {"done": False, "code": error.code, "message": str(error)}
     effects.counting = False
-    print(json.dumps({**ending, "points": effects.points}), flush=True)
+    print(json.dumps({**ending, "points": effects.points}), file=out, flush=True)
     if order.get("wait"):
         sys.stdin.readline()  # closing has effects of its own, which are not the verb's
     cnm.close()
