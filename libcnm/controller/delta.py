@@ -7,6 +7,7 @@ send.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -86,18 +87,25 @@ def ordered(resources: Mapping[Identity, Resource]) -> list[Resource]:
         waiting[identity] = needs
         for need in needs:
             dependents.setdefault(need, []).append(identity)
-    ready = {identity for identity, needs in waiting.items() if not needs}
+    ready: dict[tuple[str, str], list[tuple[int, Identity]]] = {}
+
+    def is_ready(identity: Identity) -> None:
+        heapq.heappush(ready.setdefault(_channel(identity), []), (_rank(resources[identity]), identity))
+
+    for identity, needs in waiting.items():
+        if not needs:
+            is_ready(identity)
     done: list[Resource] = []
-    channel: tuple[str, str] | None = None
     while ready:
-        identity = min(ready, key=lambda one: (_channel(one) != channel, _rank(resources[one]), one))
-        ready.remove(identity)
-        channel = _channel(identity)
-        done.append(resources[identity])
-        for dependent in dependents.get(identity, ()):
-            waiting[dependent].discard(identity)
-            if not waiting[dependent]:
-                ready.add(dependent)
+        channel = min(ready, key=lambda one: ready[one][0])
+        while heap := ready.get(channel):
+            _, identity = heapq.heappop(heap)
+            done.append(resources[identity])
+            for dependent in dependents.get(identity, ()):
+                waiting[dependent].discard(identity)
+                if not waiting[dependent]:
+                    is_ready(dependent)
+        del ready[channel]
     if len(done) != len(resources):
         stuck = sorted(identity for identity, needs in waiting.items() if needs)
         raise ValueError(f"resources need each other: {stuck}")

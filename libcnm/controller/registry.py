@@ -77,6 +77,12 @@ def _points(group: str) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=group))
 
 
+@cache
+def _owners(group: str, name: str) -> tuple[str, ...]:
+    """The distributions that provide it, as :func:`_points` has found them; each name costs a parse of its metadata."""
+    return tuple(point.dist.name for point in _points(group) if point.name == name and point.dist)
+
+
 def _load(group: str, kind: str, name: str, base: type) -> tuple[Any, str | None]:
     """The class, and the distribution that it is from."""
     # Imported here: stevedore costs 75 ms, which `import libcnm` must not pay.
@@ -88,13 +94,13 @@ def _load(group: str, kind: str, name: str, base: type) -> tuple[Any, str | None
     ExtensionManager.ENTRY_POINT_CACHE[group] = points
     if name not in names(group):  # asked for it all the same, stevedore would log that beside our error
         raise NotFound(kind, name, hint=f"known: {', '.join(names(group))}")
-    origin = next((point.dist.name for point in points if point.name == name and point.dist), None)
+    owners = _owners(group, name)
+    origin = owners[0] if owners else None
     try:
         found: Any = DriverManager(group, name, invoke_on_load=False).driver
     except MultipleMatches:
-        owners = sorted(point.dist.name for point in points if point.name == name and point.dist)
         raise DriverError(
-            name, f"is provided by several distributions: {', '.join(owners)}", hint="remove one"
+            name, f"is provided by several distributions: {', '.join(sorted(owners))}", hint="remove one"
         ) from None
     except Exception as error:
         raise DriverError(name, f"cannot be loaded: {error!r}", distribution=origin) from error

@@ -415,7 +415,7 @@ class FirewallElement(Resource):
     key: tuple[KeyPart, ...]
     data: tuple[KeyPart, ...] = ()
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         return ("firewall-element", self.ns, self.table, self.set, *map(str, self.key))
 
