@@ -32,7 +32,7 @@ CONTAINERS: Final = ("c1", "c2")
 MOST_NETWORKS: Final = 8
 DRIVERS: Final = ("bridge", "bridge", "bridge", "overlay", "overlay", "overlay", "null", "host")
 SUBNETS: Final = (
-    (), ("10.1.0.0/29",), ("10.1.0.0/30",), ("10.2.0.0/29", "fd02::/125"), ("fd02::/124",),
+    (), ("10.1.0.0/29",), ("10.1.0.0/30",), ("10.1.0.0/30",), ("10.2.0.0/29", "fd02::/125"), ("fd02::/124",),
     ("10.3.0.0/30", "10.4.0.0/29"), ("10.2.0.0/29", "10.2.0.4/30"),
 )  # fmt: skip
 BAD_SUBNETS: Final = ("10.1.0.1/24", "10.1.0.0", "fd01::/129", "x")
@@ -50,6 +50,10 @@ way out to make or to take away, or with something attached, they are three time
 
 hosts = st.sampled_from(HOSTS)
 processes = st.sampled_from(PROCESSES)
+
+Moment = tuple[int, int]
+moments: st.SearchStrategy[Moment] = st.tuples(st.integers(0, 40), st.sampled_from((1, 1, 3)))
+"""When to crash: at which effect, within a verb of the usual length or within a long one."""
 
 
 Furniture = tuple[str, str, tuple[str, ...], tuple[str, ...], int]
@@ -292,12 +296,26 @@ class ControllerMachine(Watched):
 
     # -- faults ------------------------------------------------------------------------------------------------------
 
-    @rule(data=st.data(), process=processes, number=st.integers(0, 40), further=st.sampled_from((1, 1, 3)),
-          verb=st.sampled_from(("create_network", "create_endpoint", "create_sandbox", "create_sandbox", "join", "join",
-                                "leave", "leave", "delete_endpoint", "delete_network", "delete_sandbox")))  # fmt: skip
+    @rule(data=st.data(), process=processes, when=moments,
+          verb=st.sampled_from(("create_network", "create_endpoint", "create_endpoint", "create_sandbox")))  # fmt: skip
     @if_possible
-    def crash(self, data: st.DataObject, process: int, number: int, further: int, verb: str) -> None:
+    def crash_creating(self, data: st.DataObject, process: int, when: Moment, verb: str) -> None:
         """Kill the process at an effect of a verb; the next process finds it done or undone, and every object whole."""
+        self._crash(data, process, when, verb)
+
+    @rule(data=st.data(), process=processes, when=moments, verb=st.sampled_from(("join", "leave")))
+    @if_possible
+    def crash_attaching(self, data: st.DataObject, process: int, when: Moment, verb: str) -> None:
+        self._crash(data, process, when, verb)
+
+    @rule(data=st.data(), process=processes, when=moments,
+          verb=st.sampled_from(("delete_endpoint", "delete_network", "delete_sandbox")))  # fmt: skip
+    @if_possible
+    def crash_deleting(self, data: st.DataObject, process: int, when: Moment, verb: str) -> None:
+        self._crash(data, process, when, verb)
+
+    def _crash(self, data: st.DataObject, process: int, when: Moment, verb: str) -> None:
+        number, further = when
         driver = data.draw(st.sampled_from(("bridge", "overlay")), label="driver") if verb == "create_network" else ""
         host, act, after = self._crashable(data, process, verb, driver)
         before = self.model.copy()
@@ -382,7 +400,7 @@ class ControllerMachine(Watched):
         return check
 
     @precondition(lambda self: len(self.model.sandboxes) > 1)
-    @rule(host=hosts, now=st.sampled_from((False, False, True)))
+    @rule(host=hosts, now=st.booleans())
     @if_possible
     def reboot(self, host: str, now: bool) -> None:
         """The power went: networks and endpoints stay, with their addresses; what belongs to a boot is gone."""
