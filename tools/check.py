@@ -28,7 +28,7 @@ from bootstrap import CACHES, LOCK, PYENV, PYTHONS, ROOT, Environment, Stop, boo
 
 LIMIT = 900.0  # seconds for one check; a hang must end with its output, well before CI's own limit
 NEWS = 60.0  # seconds of silence after which we say what is still running
-AT_ONCE = 6
+AT_ONCE = 5
 PORTABLE = ("unit", "conformance", "simulation")  # run on every Python
 KERNEL = ("kernel", "cluster", "docs")  # on the oldest and the newest; in two halves, since they wait half of the time
 CLOSING_LINE = re.compile(r"^=*\s*((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s.*?=*$|^=*\s*no tests ran in .*$")
