@@ -103,8 +103,8 @@ def test_connect_and_disconnect(host: Host) -> None:
     [endpoint] = document(host, "service", "ls")
     assert ("c1", ["10.88.0.77/24"], ["web"]) == (endpoint["Name"], endpoint["Addresses"], endpoint["Aliases"])
     assert ["127.0.0.1:8080:80/tcp"] == [port["Port"] for port in endpoint["Ports"]]
-    status, message = failed(host, "network", "disconnect", "blue", "c9")
-    assert (3, "cnm: sandbox 'c9' not found\n") == (status, message)
+    status, message = failed(host, "network", "disconnect", "blue", "nobody")
+    assert (3, "cnm: sandbox 'nobody' not found\n") == (status, message)
     out(host, "network", "disconnect", "blue", "c1")
     assert [] == document(host, "service", "ls")
     assert 5 == failed(host, "network", "disconnect", "blue", "c1")[0]
