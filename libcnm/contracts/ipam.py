@@ -69,8 +69,8 @@ class PoolRequest:
 class AddressRequest:
     """One address of one pool. ``preferred`` None means any. ``holder`` is the endpoint's id.
 
-    ``attempt`` says how often this request has met a :class:`~libcnm.errors.Conflict` so far: hosts that want any
-    address all begin with the same candidate, and spread out from the second attempt on.
+    ``attempt`` says how often what this pool has granted met a :class:`~libcnm.errors.Conflict` so far: hosts that want
+    any address all begin with the same candidate, and spread out from the second attempt on.
     """
 
     pool: Pool

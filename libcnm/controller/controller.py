@@ -247,9 +247,6 @@ class Controller:
         (``netns`` is not one), AlreadyExists (the container, or the namespace, has a sandbox), KernelError. libnetwork:
         NewSandbox.
         """
-        if netns is None and not host_network:
-            # It takes half of the time. Nobody can see it yet; one that turns out not to be needed serves the next.
-            self._calls.context.doors.kernel.anticipate()
         spec = SandboxSpec.checked(
             container_id,
             netns=netns,
@@ -262,6 +259,9 @@ class Controller:
             extra_hosts=extra_hosts,
             labels=labels,
         )
+        if netns is None and not host_network:
+            # It takes half of the time. Nobody can see it yet; one that turns out not to be needed serves the next.
+            self._calls.context.doors.kernel.anticipate()
         with (
             self._calls.verb(timeout, request_id) as call,
             call.request("create_sandbox", f"sandbox of container {container_id!r}", spec) as request,

@@ -7,7 +7,9 @@ claim that was lost. A network that is being deleted takes no new endpoint: its 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import attrs
 
@@ -17,13 +19,14 @@ from libcnm.controller import attach, port_claims, requests
 from libcnm.controller.context import Context
 from libcnm.controller.repository import Repository, Stored, create, drop, retrying
 from libcnm.controller.requests import UNNAMED, Request
-from libcnm.errors import AlreadyExists, Exhausted, Forbidden, InUse, Invalid, NotFound
+from libcnm.errors import AlreadyExists, Conflict, Exhausted, Forbidden, InUse, Invalid, NotFound
 from libcnm.kv.base import Transaction
 from libcnm.model import keys, limits
 from libcnm.model.addresses import IPAddress, IPInterface, address_within, mac_from_address, parse_address, parse_mac
 from libcnm.model.arguments import sequence
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import check_labels, check_service
+from libcnm.model.pool import Pool
 from libcnm.model.ports import Port
 from libcnm.model.records import EndpointRecord, NameClaim, NetworkRecord
 
@@ -98,6 +101,7 @@ def create_endpoint(
     driver.check_endpoint(context.facts(driver), network, draft)
 
     attempts = itertools.count()
+    tries = _Tries()
 
     def attempt() -> EndpointRecord:
         # Optimistic: the network and the claims are compared anyway; only who lost looks why.
@@ -106,7 +110,7 @@ def create_endpoint(
         if number:
             _refuse_taken_name(repository, network, spec, deadline)
         try:
-            addresses, claims = _addresses(context, repository, stored.record, draft, spec, number, deadline)
+            addresses, claims = _addresses(context, repository, stored.record, draft, spec, tries, deadline)
         except (AlreadyExists, Exhausted, Invalid):
             _refuse_taken_name(repository, network, spec, deadline)  # that is said first: libnetwork's order
             raise
@@ -127,10 +131,34 @@ def create_endpoint(
         claims += create(keys.endpoint(network.id, record.id), record)
         # A way out does not outlive the boot: it need not survive a power failure.
         durable = not record.gateway_of
-        requests.commit(context, repository, claims, request, deadline, result=record.id, durable=durable)
+        with tries.counted():
+            requests.commit(context, repository, claims, request, deadline, result=record.id, durable=durable)
         return record
 
     return retrying(deadline, f"creating endpoint {spec.name!r}", attempt)
+
+
+class _Tries:
+    """How often what each pool granted has met a conflict. One about another pool, or about the name, is no reason to
+    keep clear of anybody in this.
+    """
+
+    def __init__(self) -> None:
+        self.of: Counter[str] = Counter()
+        self._compared: dict[str, frozenset[str]] = {}
+
+    def granted(self, pool: Pool, grant: AddressGrant) -> None:
+        """Remember what the pool's grant depends on."""
+        self._compared[pool.id] = frozenset(compare.key for compare in grant.transaction.compares)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Around the commit."""
+        try:
+            yield
+        except Conflict as conflict:
+            self.of.update(pool for pool, keys in self._compared.items() if not keys.isdisjoint(conflict.keys))
+            raise
 
 
 def _refuse_taken_name(repository: Repository, network: NetworkRecord, spec: EndpointSpec, deadline: Deadline) -> None:
@@ -182,7 +210,7 @@ def _addresses(
     network: NetworkRecord,
     draft: EndpointRecord,
     spec: EndpointSpec,
-    attempt: int,
+    tries: _Tries,
     deadline: Deadline,
 ) -> tuple[tuple[IPInterface, ...], Transaction]:
     """One address of each IP version that the network has: from the pool of the preferred one, else from the first with
@@ -204,8 +232,9 @@ def _addresses(
             for pool in network.pools
             if pool.subnet.version == version and (wanted is None or wanted in pool.subnet)
         ]
-        requests = [AddressRequest(pool, draft.id, wanted, spec.mac or None, attempt) for pool in pools]
+        requests = [AddressRequest(pool, draft.id, wanted, spec.mac or None, tries.of[pool.id]) for pool in pools]
         request, grant = _first_granted(ipam, repository, requests, deadline)
+        tries.granted(request.pool, grant)
         claims += grant.transaction
         for address in grant.addresses:  # the null IPAM grants none
             granted[version] = address_within(address, request.pool.subnet)

@@ -228,8 +228,12 @@ class Address(_OnLink):
     address: IPInterface
 
     @cached_property
-    def identity(self) -> Identity:
+    def _identity(self) -> Identity:
         return ("address", self.ns, self.link, str(self.address.ip))
+
+    @property
+    def identity(self) -> Identity:
+        return self._identity  # made once: its texts cost more than all else that is asked of it
 
     @property
     def needs(self) -> tuple[Identity, ...]:
@@ -254,8 +258,12 @@ class Route(Resource):
     type: Literal["unicast", "prohibit"] = "unicast"
 
     @cached_property
-    def identity(self) -> Identity:
+    def _identity(self) -> Identity:
         return ("route", self.ns, str(self.table), str(self.destination), str(self.metric))
+
+    @property
+    def identity(self) -> Identity:
+        return self._identity  # made once: its texts cost more than all else that is asked of it
 
     @property
     def needs(self) -> tuple[Identity, ...]:
@@ -290,7 +298,7 @@ class Rule(_InNamespace):
     action: Literal["lookup", "goto", "nop"] = "lookup"
     goto: int = 0
 
-    @cached_property
+    @property
     def identity(self) -> Identity:
         mark = "" if self.mark is None else f"{self.mark:#x}/{self.mask:#x}"
         how = () if self.action == "lookup" else (self.action,)
@@ -307,7 +315,7 @@ class Neighbour(_OnLink):
     address: IPAddress
     mac: str
 
-    @cached_property
+    @property
     def identity(self) -> Identity:
         return ("neighbour", self.ns, self.link, str(self.address))
 
@@ -416,8 +424,12 @@ class FirewallElement(Resource):
     data: tuple[KeyPart, ...] = ()
 
     @cached_property
-    def identity(self) -> Identity:
+    def _identity(self) -> Identity:
         return ("firewall-element", self.ns, self.table, self.set, *map(str, self.key))
+
+    @property
+    def identity(self) -> Identity:
+        return self._identity  # made once: its texts cost more than all else that is asked of it
 
     @property
     def needs(self) -> tuple[Identity, ...]:

@@ -52,6 +52,8 @@ _PUT: Final = "INSERT OR REPLACE INTO entries (key, value, version, checksum, le
 _ENDED: Final = "SELECT id FROM leases WHERE boot <> ? OR ends_at <= ?"
 _CHANGES: Final = "SELECT revision, keys FROM changes WHERE revision >= ? ORDER BY revision"
 _ROWS_AT_ONCE: Final = 1000
+_KEYS_AT_ONCE: Final = 500
+"""Some builds of SQLite take 999 variables in a statement."""
 _INTEGER_MAX: Final = 2**63 - 1
 
 Row = tuple[str, bytes, int, int, str | None]
@@ -68,8 +70,8 @@ class BootClock:
 def read_entries(connection: sqlite3.Connection, keys: Sequence[str], clock: BootClock) -> dict[str, Entry]:
     """Those of the keys that are there; in the order of ``keys``."""
     rows = []
-    for at in range(0, len(keys), _ROWS_AT_ONCE):
-        some = keys[at : at + _ROWS_AT_ONCE]
+    for at in range(0, len(keys), _KEYS_AT_ONCE):
+        some = keys[at : at + _KEYS_AT_ONCE]
         rows += connection.execute(f"{_ENTRIES} ({_holders(some)})", (clock.boot, clock.now(), *some)).fetchall()
     found = {entry.key: entry for row in rows if (entry := _trusted(row)) is not None}
     return {key: found[key] for key in keys if key in found}
@@ -80,11 +82,14 @@ def read_range(connection: sqlite3.Connection, prefix: str, clock: BootClock, de
     cursor = connection.execute(_RANGE, (clock.boot, clock.now(), prefix, after_prefix(prefix)))
     entries: list[Entry] = []
     newest: object = None
-    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-        deadline.check("store list")
-        newest = rows[0][-1]
-        if rows[0][0] is not None:
-            entries += (entry for *row, _ in rows if (entry := _trusted(tuple(row))) is not None)
+    try:
+        while rows := cursor.fetchmany(_ROWS_AT_ONCE):
+            deadline.check("store list")
+            newest = rows[0][-1]
+            if rows[0][0] is not None:
+                entries += (entry for *row, _ in rows if (entry := _trusted(tuple(row))) is not None)
+    finally:
+        cursor.close()  # an error's traceback would keep it, and with it the connection at this instant
     entries.sort(key=attrgetter("key"))
     return Listing(tuple(entries), _revision(newest))
 

@@ -101,14 +101,16 @@ class SQLiteStore(Store):
         wanted = tuple(keys)
         for key in wanted:
             check_key(key)
-        return self._read(
-            self._getter, deadline, lambda connection: tables.read_entries(connection, wanted, self._clock)
+        # On the writer's connection while nobody writes: the pages that its last commit has changed are in its cache
+        # alone. (Not so listings, which may be long: nobody here could write meanwhile.)
+        return self._getter.run_rather(
+            self._writer, deadline, lambda connection: tables.read_entries(connection, wanted, self._clock)
         )
 
     def list(self, prefix: str, *, deadline: Deadline) -> Listing:
         check_prefix(prefix)
-        return self._read(
-            self._lister, deadline, lambda connection: tables.read_range(connection, prefix, self._clock, deadline)
+        return self._lister.run(
+            deadline, lambda connection: tables.read_range(connection, prefix, self._clock, deadline)
         )
 
     def transact(self, transaction: Transaction, *, deadline: Deadline, durable: bool = True) -> Committed:
@@ -171,12 +173,6 @@ class SQLiteStore(Store):
         self._bells.close()
         for handle in self._handles:
             handle.close()
-
-    def _read(self, handle: Handle, deadline: Deadline, body: Callable[[sqlite3.Connection], T]) -> T:
-        """On the writer's connection while nobody writes: the pages that its last commit has changed are in its cache
-        alone.
-        """
-        return handle.run_rather(self._writer, deadline, body)
 
     def _write(self, deadline: Deadline, change: Change[T], *, durable: bool) -> T:
         """One write transaction around ``change``; rings the bells when it is committed."""

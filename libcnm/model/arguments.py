@@ -25,7 +25,7 @@ def sequence(value: Any, field: str, most: int) -> tuple[Any, ...]:
     """The elements of a list, a tuple or the like. Generators are refused: what is only there once cannot be checked
     and then used.
     """
-    if value is None:
+    if value is None or (type(value) is tuple and not value):
         return ()
     if isinstance(value, str | bytes):
         shown = repr(value)

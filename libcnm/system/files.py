@@ -194,8 +194,7 @@ def _overwrite(path: str, descriptor: int, octets: bytes, mode: int) -> None:
     # text and not the end of the old one.
     blank = status.st_size - len(octets) if status.st_size <= _READ_OCTETS else 0
     _write_all(descriptor, octets + b"\n" * blank)
-    if status.st_size > len(octets):
-        os.ftruncate(descriptor, len(octets))
+    os.ftruncate(descriptor, len(octets))
 
 
 def _write_all(descriptor: int, octets: bytes) -> None:

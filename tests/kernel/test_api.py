@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from libcnm import AlreadyExists, Controller, Forbidden, InUse, Invalid, NotFound, NotSupported, Sandbox, Subnet
+from libcnm.kernel.resources import Namespace
 
 pytestmark = pytest.mark.kernel
 
@@ -256,6 +257,17 @@ def test_what_was_deleted_by_hand_is_healed(cnm: Controller) -> None:
             subprocess.run(argv, check=True)
             assert eventually(lambda: cnm.doctor() == [])
             assert eventually(lambda: ping(c1, "db"))
+
+
+def test_a_sandbox_that_is_refused_begins_no_namespace(cnm: Controller) -> None:
+    """Nothing is touched, neither what anybody could see nor what only this process has."""
+    context = cnm._calls.context
+    told: list[str] = []
+    context.doors.kernel.on_effect = lambda name, _: told.append(name)
+    with pytest.raises(Invalid):
+        cnm.create_sandbox("c1", labels={"": "x"})
+    context.doors.kernel.read({""}, [Namespace], deadline=context.doors.clock.deadline(5))  # by the same thread, later
+    assert [] == told
 
 
 def test_names_live_on_when_the_script_was_killed(open_controller: Any, installation: dict[str, Any]) -> None:

@@ -263,6 +263,17 @@ def test_a_full_subnet_is_not_a_full_network(cnm: Controller) -> None:
         network.create_endpoint("c")
 
 
+@pytest.mark.parametrize("taken", ["10.1.0.2", "fd01::2"])
+def test_an_address_that_was_chosen_scatters_no_others(cnm: Controller, taken: str) -> None:
+    """The search goes on behind it, and in the other version as if nothing had been in the way."""
+    network = cnm.create_network("net", subnets=["10.1.0.0/24", "fd01::/64"])
+    network.create_endpoint("chosen", address=taken)
+    rest = [network.create_endpoint(f"e{number}").addresses for number in range(3)]
+    first = next(one.ip for one in network.endpoint("chosen").addresses if str(one.ip) != taken)
+    assert str(first) in ("10.1.0.2", "fd01::2")
+    assert [[f"10.1.0.{n}/24", f"fd01::{n}/64"] for n in (3, 4, 5)] == [list(map(str, each)) for each in rest]
+
+
 def test_the_way_out_of_the_second_subnet(cnm: Controller, host: FakeHost) -> None:
     """Its sandbox's default route goes through its own subnet's gateway, the only one it can reach."""
     network = cnm.create_network("net", subnets=["10.1.0.0/30", "10.2.0.0/29"])

@@ -17,6 +17,7 @@ import pytest
 from libcnm.errors import CnmError, Corrupt, Invalid, Unavailable
 from libcnm.kv.base import Delete, Gap, Put, Transaction
 from libcnm.kv.sqlite import SQLiteStore
+from libcnm.model.deadline import Deadline
 from libcnm.testing.store_steps import delete, put, soon, value_of
 
 
@@ -279,6 +280,22 @@ def fill(store: SQLiteStore) -> int:
         except CnmError:
             return number
     raise AssertionError("the disk never got full")
+
+
+def test_an_error_in_the_middle_of_a_listing_keeps_no_instant(path: Path) -> None:
+    """Whoever holds it still, with all its frames, reads what others commit, and can write."""
+    with SQLiteStore(path) as store, SQLiteStore(path) as other:
+        for number in range(0, 2000, 40):
+            writes = [Put(f"a/{number + more:05}", b"v") for more in range(40)]
+            store.transact(Transaction(writes=writes), deadline=soon())
+        now = iter([0.0] * 3)  # of the first thousand rows
+        with pytest.raises(CnmError) as held:
+            store.list("a/", deadline=Deadline(0.5, 1.0, lambda: next(now, 1.0)))
+        put(other, "b", b"1")
+        assert b"1" == value_of(store, "b")
+        assert 2001 == len(store.list("", deadline=soon()).entries)
+        put(store, "c", b"1")
+        assert isinstance(held.value, CnmError)
 
 
 def test_failed_disk_costs_every_connection_its_trust(filled: Path) -> None:

@@ -105,10 +105,10 @@ class Batch:
         if channel is None:
             try:
                 channel = self.channels.lend(ns, self.deadline)
-            except FileNotFoundError:
+            except (FileNotFoundError, Invalid) as error:
                 self.flush()  # what waits comes first, and so do its refusals
-                raise Refused(errno.ENOENT, f"there is no namespace {ns!r}") from None
-            except Invalid as error:
+                if isinstance(error, FileNotFoundError):
+                    raise Refused(errno.ENOENT, f"there is no namespace {ns!r}") from None
                 raise Refused(errno.EINVAL, str(error)) from None
             except OSError as error:
                 raise door_failed(error) from error

@@ -113,6 +113,7 @@ def _create_veth(batch: Batch, at: int, resource: Veth) -> bool:
     made = _made(batch, at, resource)
     if pair.accepted and not made:
         batch.post(resource.ns, pack.delete_link(resource.name), at)  # there is no such bridge
+        batch.forget(*inner)
     if made:
         # What is configured inside wants it. Where the kernel has not told it, it is asked for now, when nothing waits
         # to be sent there. To wish for one is no use: it is ignored unless the outer end's is wished for, too.
