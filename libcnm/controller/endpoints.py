@@ -115,19 +115,13 @@ def create_endpoint(
             _refuse_taken_name(repository, network, spec, deadline)  # that is said first: libnetwork's order
             raise
         mac = _mac(driver, network, draft, spec, addresses)
+        if mac and number:
+            mac = _free_mac(repository, network, draft, spec, mac, deadline)
         record = attrs.evolve(draft, addresses=addresses, mac=mac)
-        claims += stored.same + create(
-            keys.endpoint_name(network.id, spec.name), NameClaim(record.id, record.operation)
-        )
+        ours = NameClaim(record.id, record.operation)
+        claims += stored.same + create(keys.endpoint_name(network.id, spec.name), ours)
         if mac:
-            taken = repository.holder(keys.mac(network.id, mac), deadline) if number else None
-            if taken is not None and not spec.mac:  # somebody chose the one that follows from our address
-                mac = _mac_from_id(record.id)
-                record = attrs.evolve(record, mac=mac)
-                taken = repository.holder(keys.mac(network.id, mac), deadline)
-            if taken is not None:
-                raise AlreadyExists("MAC", mac, holder=f"endpoint {taken[:12]}")
-            claims += create(keys.mac(network.id, mac), NameClaim(record.id, record.operation))
+            claims += create(keys.mac(network.id, mac), ours)
         claims += create(keys.endpoint(network.id, record.id), record)
         # A way out does not outlive the boot: it need not survive a power failure.
         durable = not record.gateway_of
@@ -277,6 +271,24 @@ def _mac(
         if mac not in driver.own_macs(network):  # an IPv6 gateway may end like our IPv4 address
             return mac
     return _mac_from_id(draft.id)
+
+
+def _free_mac(
+    repository: Repository,
+    network: NetworkRecord,
+    draft: EndpointRecord,
+    spec: EndpointSpec,
+    mac: str,
+    deadline: Deadline,
+) -> str:
+    """That MAC, or another if nobody asked for it and somebody has chosen the one that follows from our address."""
+    taken = repository.holder(keys.mac(network.id, mac), deadline)
+    if taken is not None and not spec.mac:
+        mac = _mac_from_id(draft.id)
+        taken = repository.holder(keys.mac(network.id, mac), deadline)
+    if taken is not None:
+        raise AlreadyExists("MAC", mac, holder=f"endpoint {taken[:12]}")
+    return mac
 
 
 def _mac_from_id(endpoint_id: str) -> str:
