@@ -67,7 +67,7 @@ def write(
     else:  # the others depend on the sandbox alone
         text = _hosts(record, plugs)
         texts = {} if text == _hosts(record, before) else {"hosts": text}
-        anew = True  # it is another
+        anew = True  # the text is another than the file's, so that need not be read
     for name, text in texts.items():
         context.doors.files.write(os.path.join(folder, name), text, _MODE, anew=anew)
 

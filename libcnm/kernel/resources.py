@@ -263,7 +263,7 @@ class Route(Resource):
 
     @property
     def identity(self) -> Identity:
-        return self._identity  # made once: its texts cost more than all else that is asked of it
+        return self._identity
 
     @property
     def needs(self) -> tuple[Identity, ...]:
@@ -429,7 +429,7 @@ class FirewallElement(Resource):
 
     @property
     def identity(self) -> Identity:
-        return self._identity  # made once: its texts cost more than all else that is asked of it
+        return self._identity
 
     @property
     def needs(self) -> tuple[Identity, ...]:

@@ -72,7 +72,7 @@ def read_entries(connection: sqlite3.Connection, keys: Sequence[str], clock: Boo
     rows = []
     for at in range(0, len(keys), _KEYS_AT_ONCE):
         some = keys[at : at + _KEYS_AT_ONCE]
-        rows += connection.execute(f"{_ENTRIES} ({_holders(some)})", (clock.boot, clock.now(), *some)).fetchall()
+        rows += connection.execute(f"{_ENTRIES} ({_placeholders(some)})", (clock.boot, clock.now(), *some)).fetchall()
     found = {entry.key: entry for row in rows if (entry := _trusted(row)) is not None}
     return {key: found[key] for key in keys if key in found}
 
@@ -227,11 +227,11 @@ def _before(
 ) -> tuple[int, dict[str, int]]:
     """How many leases have ended, and which of the compared keys are there, with their versions."""
     keys = [compare.key for compare in compares]
-    found = dict(connection.execute(f"{_BEFORE} ({_holders(keys)})", (clock.boot, clock.now(), *keys)).fetchall())
+    found = dict(connection.execute(f"{_BEFORE} ({_placeholders(keys)})", (clock.boot, clock.now(), *keys)).fetchall())
     return found.pop(None), found
 
 
-def _holders(keys: Sequence[str]) -> str:
+def _placeholders(keys: Sequence[str]) -> str:
     return ", ".join("?" * len(keys))
 
 

@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 CLOSE_SECONDS: Final = 5.0
 HANDOVER_SECONDS: Final = 0.0005
+"""The longest that a caller waits for its job to begin: a few times as long as a sleeping thread takes to wake."""
 MOUNTS_SECONDS: Final = 0.05
 """How long after a change of the mount table it is looked at: most changes are our own, and somebody waits for us
 then.
