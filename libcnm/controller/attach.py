@@ -8,25 +8,25 @@ first no longer ready, then the kernel, then free. Every step can be the last on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import attrs
 
 from libcnm.contracts.driver import Driver, NetworkView
-from libcnm.controller import desired, port_claims, sandbox_files
-from libcnm.controller.context import Context
+from libcnm.controller import desired, ledger, port_claims, sandbox_files
+from libcnm.controller.context import Context, News
 from libcnm.controller.delta import delta
 from libcnm.controller.desired import Plug
 from libcnm.controller.repository import Repository, Stored, drop, optimistic, outcome_unknown, put, retrying
 from libcnm.controller.requests import UNNAMED, Request, ended
 from libcnm.errors import CnmError, Forbidden, InUse
-from libcnm.kv.base import Transaction
+from libcnm.kv.base import Entry, Transaction
 from libcnm.model import keys, limits
 from libcnm.model.addresses import overlaps
 from libcnm.model.arguments import whole
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import short
-from libcnm.model.records import Attachment, EndpointRecord, Intent, LedgerLine, NetworkRecord, Presence, SandboxRecord
+from libcnm.model.records import Attachment, EndpointRecord, Intent, NetworkRecord, Presence, SandboxRecord
 from libcnm.model.resource import Resource
 
 
@@ -42,6 +42,8 @@ class _Join:
     endpoint: EndpointRecord
     presence: Presence | None
     stored: Stored[EndpointRecord]
+    written: Mapping[str, Entry]
+    """What is in this host's store of it so far."""
 
     @property
     def plug(self) -> Plug:
@@ -83,20 +85,20 @@ def join(
             ),
         )
         if network.scope == "local":
-            context.follower.foretell(sandbox.id, _changed(network, work.endpoint))
+            context.follower.foretell(sandbox.id, dict.fromkeys(_news(network, work.endpoint, work.written)))
         made = False
         try:
             before, after = _difference(context, work, deadline)
             context.engine.apply(delta(before, after), deadline=deadline)
             made = True
             sandbox_files.write(context, work.sandbox, [*work.others, work.plug], before=work.others)
-            record = _commit(context, work, deadline)
+            record, written = _commit(context, work, deadline)
         except CnmError as error:
             if not outcome_unknown(error):
                 _undo(context, work, made=made)
             raise
         try:
-            _make_known(context, network, record, deadline)
+            _make_known(context, network, record, {**work.written, **written}, deadline)
         except CnmError:
             _take_back(context, driver, network, record, request)  # attached, but without names: not what was asked for
             raise
@@ -156,25 +158,26 @@ def _prepare(
     )
     record = attrs.evolve(stored.record, attachment=attachment)
     intent = _intent(context, "join", network, endpoint.id, attachment, request)
-    here = stored_sandbox.same + context.begin(intent) + ledger_line(network, record)
+    here = stored_sandbox.same + context.begin(intent) + ledger.line(network, record)
     here += port_claims.claim(context, record, attachment.ports, deadline)
     if presence is not None:
         here += put(keys.presence(network.id), presence)
     theirs = stored.replace(record) + stored_network.same
     if repository is context.local:
-        committed = context.local.commit(here + theirs, deadline, durable=False)
+        written = context.local.commit(here + theirs, deadline, durable=False)
+        preparing = written[stored.key]
     else:
         # Synced: after a power failure only this says that the cluster's record of this attachment is to be ended.
-        context.local.commit(here, deadline)
+        written = context.local.commit(here, deadline)
         try:
-            committed = repository.commit(theirs, deadline)
+            preparing = repository.commit(theirs, deadline)[stored.key]
         except CnmError as error:
             if not outcome_unknown(error):
                 gone = withdrawn(context, network, record, operation, deadline)
                 context.local.commit(gone, deadline, durable=False)
             raise
-    preparing = Stored(stored.key, committed.versions[stored.key], record)
-    return _Join(driver, repository, view, place, others, record, presence, preparing)
+    was = Stored(stored.key, preparing.version, record)
+    return _Join(driver, repository, view, place, others, record, presence, was, written)
 
 
 def _check(
@@ -245,17 +248,6 @@ def _intent(
     )
 
 
-def ledger_line(network: NetworkRecord, record: EndpointRecord) -> Transaction:
-    """This host's own note of an attachment; whoever changes the attachment writes it with that."""
-    known = LedgerLine(network, record) if network.scope == "global" else LedgerLine()
-    return put(_ledger(network, record), known)
-
-
-def _ledger(network: NetworkRecord, record: EndpointRecord) -> str:
-    assert record.attachment is not None, "only attachments are in the ledger"
-    return keys.attachment(record.attachment.sandbox_id, network.scope, network.id, record.id)
-
-
 def _difference(context: Context, work: _Join, deadline: Deadline) -> tuple[list[Resource], list[Resource]]:
     facts = context.facts(work.driver)
     before = desired.sandbox(context.facts, work.others)
@@ -274,21 +266,21 @@ def _difference(context: Context, work: _Join, deadline: Deadline) -> tuple[list
     return before, desired.unique(after)
 
 
-def _commit(context: Context, work: _Join, deadline: Deadline) -> EndpointRecord:
+def _commit(context: Context, work: _Join, deadline: Deadline) -> tuple[EndpointRecord, Mapping[str, Entry]]:
+    """The record as it is now, and what was written in this host's store."""
     place = work.plug.place
     ready = attrs.evolve(work.endpoint, attachment=attrs.evolve(place, state="ready", operation=""))
     cleared = ended(context, place.operation, "join", deadline)
     if work.presence is not None:
         cleared += put(keys.presence(work.presence.network_id), attrs.evolve(work.presence, ready=True))
     theirs = work.stored.replace(ready)
+    # Not synced to disk: an attachment does not outlive the boot, and a crash of this process loses no commit.
     if work.repository is context.local:
-        # Not synced to disk: an attachment does not outlive the boot, and a crash of this process loses no commit.
-        context.local.commit(theirs + cleared, deadline, durable=False)
+        cleared = theirs + cleared
     else:
         work.repository.commit(theirs, deadline)
-        cleared += ledger_line(work.network.record, ready)
-        context.local.commit(cleared, deadline, durable=False)
-    return ready
+        cleared += ledger.line(work.network.record, ready)
+    return ready, context.local.commit(cleared, deadline, durable=False)
 
 
 def _undo(context: Context, work: _Join, *, made: bool) -> None:
@@ -343,27 +335,35 @@ def leave(
         )
         remaining = finish_leave(context, driver, network, record, deadline)
     try:
-        _make_known(context, network, record, deadline, parked=True)
+        _make_known(context, network, record, None, deadline, parked=True)
     except CnmError as error:
         context.log.warning("endpoint %s has left; the resident does not know it yet: %s", endpoint.id[:12], error)
     return remaining
 
 
 def _make_known(
-    context: Context, network: NetworkRecord, record: EndpointRecord, deadline: Deadline, *, parked: bool = False
+    context: Context,
+    network: NetworkRecord,
+    record: EndpointRecord,
+    written: Mapping[str, Entry] | None,
+    deadline: Deadline,
+    *,
+    parked: bool = False,
 ) -> None:
-    """Let whoever follows know that ``record``, as it was when it was attached, is or is no longer so."""
+    """Let whoever follows know that ``record``, as it was when it was attached, is or is no longer so; ``written`` is
+    all that was committed of it, if that is at hand.
+    """
     if network.scope == "global":
         context.follower.announce(deadline, parked=parked)
         return
     place = record.attachment
     assert place is not None, "it says where it was attached"
-    context.follower.tell(place.sandbox_id, _changed(network, record), deadline, parked=parked)
+    context.follower.tell(place.sandbox_id, _news(network, record, written), deadline, parked=parked)
 
 
-def _changed(network: NetworkRecord, record: EndpointRecord) -> tuple[str, ...]:
-    """Where an attachment of a local network is written."""
-    return keys.presence(network.id), keys.endpoint(network.id, record.id), _ledger(network, record)
+def _news(network: NetworkRecord, record: EndpointRecord, written: Mapping[str, Entry] | None) -> News:
+    places = ledger.places(network, record)
+    return dict.fromkeys(places) if written is None else {key: written[key] for key in places if key in written}
 
 
 def _withdraw(
@@ -374,7 +374,7 @@ def _withdraw(
     stored = context.endpoint(network.scope, network.id, endpoint.id, deadline, name=endpoint.name)
     place = stored.record.attachment
     if place is not None and network.scope == "global":
-        place = _own_place(context, endpoint.attachment or place, endpoint.id, deadline)
+        place = ledger.own_place(context, endpoint.attachment or place, endpoint.id, deadline)
     if place is None or place.host != context.host_name:
         raise Forbidden(f"endpoint {endpoint.name!r} is attached to no sandbox of this host")
     operation = context.new_operation()
@@ -384,22 +384,16 @@ def _withdraw(
     if repository is context.local:
         context.local.commit(first + stored.replace(record), deadline, durable=False)
     else:
-        here = first + ledger_line(network, record)
+        here = first + ledger.line(network, record)
         context.local.commit(here, deadline, durable=False)
         try:
             repository.commit(stored.replace(record), deadline)
         except CnmError as error:
             if not outcome_unknown(error):
-                back = drop(keys.intent(operation)) + ledger_line(network, stored.record)
+                back = drop(keys.intent(operation)) + ledger.line(network, stored.record)
                 context.local.commit(back, deadline, durable=False)
             raise
     return record
-
-
-def _own_place(context: Context, place: Attachment, endpoint_id: str, deadline: Deadline) -> Attachment | None:
-    """The attachment as this host made it: what namespace and interface to take away is no other host's to say."""
-    known = (line.record.endpoint for line in context.local.ledger(place.sandbox_id, deadline))
-    return next((one.attachment for one in known if one is not None and one.id == endpoint_id), None)
 
 
 def finish_leave(
@@ -489,7 +483,7 @@ def withdrawn(
     """This host's side of an attachment that is no more."""
     place = record.attachment
     assert place is not None, "it was attached"
-    here = ended(context, operation, "leave", deadline) + drop(_ledger(network, record))
+    here = ended(context, operation, "leave", deadline) + drop(ledger.key(network, record))
     here += port_claims.release(context, record, place.ports, deadline)
     driver = context.driver(network)
     if driver.capabilities.presence == "attached" and not _others_here(context, network, record, deadline):

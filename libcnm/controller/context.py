@@ -9,8 +9,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 import platform
-from collections.abc import Sequence
-from typing import Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, TypeAlias
 
 import attrs
 
@@ -26,7 +26,7 @@ from libcnm.controller.settled import SettledStore
 from libcnm.controller.underlay import Underlay
 from libcnm.errors import AlreadyExists, CnmError, Invalid, NotFound, NotSupported
 from libcnm.kernel.firewall import routing_table
-from libcnm.kv.base import Transaction
+from libcnm.kv.base import Entry, Transaction
 from libcnm.model import keys, limits
 from libcnm.model.addresses import IPAddress, check_bindable, check_unicast, parse_address
 from libcnm.model.arguments import seconds, sequence, whole
@@ -53,6 +53,10 @@ Attendance = Literal["unneeded", "present", "behind", "absent"]
 has not; it is not there."""
 
 
+News: TypeAlias = "Mapping[str, Entry | None]"
+"""Keys of the host's own store that were committed, each with what was written there, or None: that is to be read."""
+
+
 class Link(Protocol):
     """What verbs need of whoever follows this installation's records: the resident, above all."""
 
@@ -68,12 +72,12 @@ class Link(Protocol):
     def introduce(self, sandbox_id: str) -> None:
         """A sandbox was made, and somebody will soon :meth:`tell` of it; wakes. Never waits, never fails."""
 
-    def foretell(self, sandbox_id: str, changed: Sequence[str]) -> None:
+    def foretell(self, sandbox_id: str, changed: News) -> None:
         """:meth:`tell` will soon tell of these keys: whoever looks at them now, while the kernel is at work, will be
         quick then. Never waits, never fails.
         """
 
-    def tell(self, sandbox_id: str, changed: Sequence[str], deadline: Deadline, *, parked: bool = False) -> None:
+    def tell(self, sandbox_id: str, changed: News, deadline: Deadline, *, parked: bool = False) -> None:
         """What is attached to a sandbox has changed, at these keys of the host's own store: names asked for from now on
         know it.
         """
@@ -97,10 +101,10 @@ class Nobody:
     def introduce(self, sandbox_id: str) -> None:
         """Nobody follows."""
 
-    def foretell(self, sandbox_id: str, changed: Sequence[str]) -> None:
+    def foretell(self, sandbox_id: str, changed: News) -> None:
         """Nobody follows."""
 
-    def tell(self, sandbox_id: str, changed: Sequence[str], deadline: Deadline, *, parked: bool = False) -> None:
+    def tell(self, sandbox_id: str, changed: News, deadline: Deadline, *, parked: bool = False) -> None:
         """Nobody follows."""
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final, Literal, ParamSpec, TypeVar
 
@@ -21,7 +21,7 @@ import attrs
 
 from libcnm.contracts.driver import NetworkView
 from libcnm.controller import zones
-from libcnm.controller.context import Context
+from libcnm.controller.context import Context, News
 from libcnm.controller.delta import delta
 from libcnm.controller.peer_rows import FOUND, Rows, rows_there
 from libcnm.controller.repository import Repository
@@ -126,17 +126,26 @@ class Follower:
         self.settle(deadline)
         self._whole = frozenset()
 
-    def take_in(self, changed: Iterable[str], deadline: Deadline) -> None:
+    def take_in(self, changed: News, deadline: Deadline) -> None:
         """Take in what was committed at these keys of the host's own store, with the networks and sandboxes that they
         mean something to, and act on it. What else was committed waits for the next :meth:`refresh`.
+
+        What is said to have been written is believed of a key that is here in an older version: it was there then, and
+        whoever deletes it tells of that, too. A key that is not here may have been deleted, so that one is read.
         """
         scope = self._scopes.get("local")
         if scope is None:
             self.refresh(deadline)
             return
-        named = [key for key in changed if key.startswith(_FOLLOWED["local"])]
-        first = (key for one in named for key in _needed(one) if key not in scope.seen)
-        scope.pending.update(dict.fromkeys((*first, *named)))
+        for key, entry in changed.items():
+            seen = scope.seen.get(key)
+            if not key.startswith(_FOLLOWED["local"]):
+                continue
+            if entry is None or seen is None:
+                first = (one for one in keys.needed(key) if one not in scope.seen)
+                scope.pending.update(dict.fromkeys((*first, key)))
+            elif seen < entry.version:
+                self._take("local", scope, key, entry)
         self._fetch("local", scope, deadline)
         self.settle(deadline)
 
@@ -478,15 +487,6 @@ class Follower:
             for endpoint_id, rows in known.items():
                 made.put(endpoint_id, rows)
             raise
-
-
-def _needed(key: str) -> tuple[str, ...]:
-    """What a key's record means nothing without."""
-    if key.startswith(keys.ENDPOINTS):
-        return (keys.network(key.removeprefix(keys.ENDPOINTS).partition("/")[0]),)
-    if key.startswith(keys.ATTACHMENTS):
-        return (keys.sandbox(key.removeprefix(keys.ATTACHMENTS).partition("/")[0]),)
-    return ()
 
 
 def _places(network_id: str) -> tuple[NetworkKey, ...]:

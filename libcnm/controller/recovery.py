@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 import attrs
 
 from libcnm.contracts.driver import NetworkView
-from libcnm.controller import attach, host_state, networks, sandboxes, way_out
+from libcnm.controller import attach, host_state, ledger, networks, sandboxes, way_out
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.repository import Stored, drop
@@ -170,8 +170,8 @@ def _undo_attachment(context: Context, intent: Intent, deadline: Deadline) -> No
     stored = repository.endpoint(intent.network_id, intent.endpoint_id, deadline)
     assert intent.attachment is not None, "joins and leaves say what they attach"
     if network is None:
-        ledger = keys.attachment(intent.sandbox_id, intent.scope, intent.network_id, intent.endpoint_id)
-        context.local.commit(ended(context, intent.operation, "leave", deadline) + drop(ledger), deadline)
+        line = keys.attachment(intent.sandbox_id, intent.scope, intent.network_id, intent.endpoint_id)
+        context.local.commit(ended(context, intent.operation, "leave", deadline) + drop(line), deadline)
         return
     place = None if stored is None else stored.record.attachment
     if place is not None and place.operation != intent.operation:
@@ -188,7 +188,7 @@ def _undo_attachment(context: Context, intent: Intent, deadline: Deadline) -> No
         if intent.request is not None and intent.request.id == place.request_id:
             cleared = ended(context, intent.operation, "join", deadline)
         if intent.scope == "global":
-            cleared += attach.ledger_line(network.record, stored.record)
+            cleared += ledger.line(network.record, stored.record)
         presence = context.local.presence(intent.network_id, deadline)
         if intent.verb == "join" and presence is not None and presence.record.active and not presence.record.ready:
             cleared += presence.replace(attrs.evolve(presence.record, ready=True))

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from libcnm.errors import CnmError, Conflict, Corrupt, DeadlineExceeded, NotFound, Unavailable
-from libcnm.kv.base import Absent, Committed, Delete, Entry, Put, Store, Transaction, VersionIs
+from libcnm.kv.base import Absent, Delete, Entry, Put, Store, Transaction, VersionIs
 from libcnm.model import keys, limits
 from libcnm.model.checks import check_scope
 from libcnm.model.codec import decode, encode
@@ -200,15 +200,17 @@ class Repository:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def commit(self, transaction: Transaction, deadline: Deadline, *, durable: bool = True) -> Committed:
-        """One transaction; see :meth:`libcnm.kv.base.Store.transact`."""
-        committed = self.store.transact(transaction, deadline=deadline, durable=durable)
+    def commit(self, transaction: Transaction, deadline: Deadline, *, durable: bool = True) -> dict[str, Entry]:
+        """One transaction, and what it has written; see :meth:`libcnm.kv.base.Store.transact`."""
+        versions = self.store.transact(transaction, deadline=deadline, durable=durable).versions
+        written = {}
         for write in transaction.writes:
             if isinstance(write, _RecordPut):
-                self._remember(Stored(write.key, committed.versions[write.key], write.record))
+                self._remember(Stored(write.key, versions[write.key], write.record))
+                written[write.key] = Entry(write.key, write.value, versions[write.key])
             else:
                 self._decoded.pop(write.key, None)
-        return committed
+        return written
 
 
 def optimistic(deadline: Deadline, what: str, attempt: Callable[[bool], Result]) -> Result:

@@ -22,13 +22,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from libcnm.controller.context import Context
+from libcnm.controller.context import Context, News
 from libcnm.controller.dns_names import DnsNames
 from libcnm.controller.follower import Follower
 from libcnm.controller.healer import Healer
 from libcnm.controller.recovery import recover
 from libcnm.errors import CnmError
-from libcnm.kv.base import Gap, Store, Watch
+from libcnm.kv.base import Entry, Gap, Store, Watch
+from libcnm.model import limits
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import network_namespace
 
@@ -37,7 +38,6 @@ log = logging.getLogger("libcnm.resident")
 LOCK: Final = "resident"
 LINGER_SECONDS: Final = 1.0
 """How long it stays when there is no sandbox: scripts that make one after the other keep one resident."""
-REQUEST_OCTETS: Final = 4096
 WATCH_SECONDS: Final = 1.0
 
 
@@ -285,13 +285,13 @@ class Resident:
 
     def _receive(self, connection: socket.socket) -> None:
         try:
-            data = connection.recv(REQUEST_OCTETS)
+            data = connection.recv(limits.REQUEST_BYTES)
         except BlockingIOError:
             return
         except OSError:
             data = b""
         *lines, rest = (self._partial[connection] + data).split(b"\n")
-        if not data or len(rest) > REQUEST_OCTETS:  # one request may be too long; many that wait are none
+        if not data or len(rest) > limits.REQUEST_BYTES:  # one request may be too long; many that wait are none
             self._drop(connection)
             return
         self._partial[connection] = rest
@@ -330,9 +330,9 @@ class Resident:
         """Nobody waits for an answer to this, so nobody may get one."""
         changed = request.get("changed")
         try:
-            if isinstance(changed, list):
+            if isinstance(changed, dict):
                 with self._following:
-                    self._follower.take_in([key for key in changed if isinstance(key, str)], self._deadline())
+                    self._follower.take_in(_news(changed), self._deadline())
                 self._follow_links()
             else:
                 self._sync()
@@ -357,6 +357,18 @@ def _request(line: bytes) -> Mapping[str, object]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _news(changed: Mapping[str, object]) -> News:
+    """What is not as our own link writes it is to be read."""
+    found: dict[str, Entry | None] = {}
+    for key, written in changed.items():
+        found[key] = None
+        if isinstance(written, list) and len(written) == 2:
+            version, value = written
+            if type(version) is int and isinstance(value, str):
+                found[key] = Entry(key, value.encode(), version)
+    return found
 
 
 def _trusted(connection: socket.socket) -> bool:

@@ -10,11 +10,11 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from libcnm.controller.context import Attendance, Context, Link
+from libcnm.controller.context import Attendance, Context, Link, News
 from libcnm.controller.resident_start import awaited, connect, reach
 from libcnm.errors import CnmError, DeadlineExceeded, Unavailable
 from libcnm.model import limits
@@ -68,10 +68,10 @@ class InlineLink:
     def introduce(self, sandbox_id: str) -> None:
         """Nothing, for the same reason."""
 
-    def foretell(self, sandbox_id: str, changed: Sequence[str]) -> None:
+    def foretell(self, sandbox_id: str, changed: News) -> None:
         """Nothing either."""
 
-    def tell(self, sandbox_id: str, changed: Sequence[str], deadline: Deadline, *, parked: bool = False) -> None:
+    def tell(self, sandbox_id: str, changed: News, deadline: Deadline, *, parked: bool = False) -> None:
         self.announce(deadline)
 
     def close(self) -> None:
@@ -112,10 +112,10 @@ class ThreadLink:
     def introduce(self, sandbox_id: str) -> None:
         self._link.introduce(sandbox_id)
 
-    def foretell(self, sandbox_id: str, changed: Sequence[str]) -> None:
+    def foretell(self, sandbox_id: str, changed: News) -> None:
         self._link.foretell(sandbox_id, changed)
 
-    def tell(self, sandbox_id: str, changed: Sequence[str], deadline: Deadline, *, parked: bool = False) -> None:
+    def tell(self, sandbox_id: str, changed: News, deadline: Deadline, *, parked: bool = False) -> None:
         self._link.tell(sandbox_id, changed, deadline, parked=parked)
 
     def close(self) -> None:
@@ -203,7 +203,7 @@ class ProcessLink:
         self._newcomers.add(sandbox_id)
         self._introduce_newcomers()
 
-    def foretell(self, sandbox_id: str, changed: Sequence[str]) -> None:
+    def foretell(self, sandbox_id: str, changed: News) -> None:
         if self._lock.acquire(blocking=False):  # else it is told soon enough
             try:
                 if self._connection is not None and sandbox_id in self._introduced:
@@ -211,7 +211,7 @@ class ProcessLink:
             finally:
                 self._lock.release()
 
-    def tell(self, sandbox_id: str, changed: Sequence[str], deadline: Deadline, *, parked: bool = False) -> None:
+    def tell(self, sandbox_id: str, changed: News, deadline: Deadline, *, parked: bool = False) -> None:
         with self._turn(deadline):
             if self._connection is not None and sandbox_id in self._introduced:
                 try:
@@ -426,8 +426,14 @@ def _wait_for_the_end(descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _told(changed: Sequence[str], *, parked: bool) -> bytes:
-    request = {"op": "told", "changed": list(changed), "parked": parked}
+def _told(changed: News, *, parked: bool) -> bytes:
+    written = {key: None if one is None else (one.version, one.value.decode()) for key, one in changed.items()}
+    message = _request(written, parked)
+    return message if len(message) <= limits.REQUEST_BYTES else _request(dict.fromkeys(changed), parked)
+
+
+def _request(written: Mapping[str, object], parked: bool) -> bytes:
+    request = {"op": "told", "changed": written, "parked": parked}
     return json.dumps(request, separators=(",", ":")).encode() + b"\n"
 
 

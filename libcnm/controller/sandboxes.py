@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import attrs
 
-from libcnm.controller import attach, desired, endpoints, sandbox_files, way_out
+from libcnm.controller import attach, desired, endpoints, ledger, sandbox_files, way_out
 from libcnm.controller.context import Context
 from libcnm.controller.delta import delta
 from libcnm.controller.repository import create, drop, retrying
@@ -429,7 +429,7 @@ def _rename_attachment(
             renamed = attrs.evolve(stored.record, attachment=place)
             repository.commit(stored.replace(renamed), deadline)
             if network.scope == "global":
-                context.local.commit(attach.ledger_line(network, renamed), deadline, durable=False)
+                context.local.commit(ledger.line(network, renamed), deadline, durable=False)
 
     retrying(deadline, "renaming an attachment", attempt)
 

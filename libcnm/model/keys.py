@@ -107,6 +107,15 @@ def parse_attachment(key: str) -> tuple[str, str, str, str]:
     return sandbox_id, scope, network_id, endpoint_id
 
 
+def needed(key: str) -> tuple[str, ...]:
+    """What an endpoint's record, or a ledger line, means nothing without."""
+    if key.startswith(ENDPOINTS):
+        return (network(key.removeprefix(ENDPOINTS).partition("/")[0]),)
+    if key.startswith(ATTACHMENTS):
+        return (sandbox(key.removeprefix(ATTACHMENTS).partition("/")[0]),)
+    return ()
+
+
 def singleton(driver: str) -> str:
     """The claim of the only network that a driver allows (null, host)."""
     return f"name/singleton/{driver}"

@@ -93,6 +93,10 @@ REQUEST_NOTES_UNCOUNTED: Final = 256
 REQUEST_SECONDS: Final = 86_400.0
 """A day: whoever repeats a request later than that has forgotten what it was about, and may find its id free."""
 
+# -- the resident ------------------------------------------------------------------------------------------------------
+REQUEST_BYTES: Final = 4096
+"""Of one request to it: an attachment's keys, and what was written there unless that is long (many ports, aliases)."""
+
 # -- names service -----------------------------------------------------------------------------------------------------
 DNS_UDP_BYTES: Final = 1232
 """DNS Flag Day 2020."""

@@ -382,9 +382,10 @@ def _another(host: Host, cnm: Controller, pid: int) -> bool:
     return host.name == cnm.host and one_of(cnm) != pid
 
 
-def told(number: int) -> list[str]:
+def told(number: int) -> dict[str, None]:
     """What a verb tells of, as long as it is: two keys of the host's own store."""
-    return [f"endpoints/{number:064x}/{number:064x}", f"attachments/{number:064x}/local/{number:064x}/{number:064x}"]
+    named = (f"endpoint/{number:064x}/{number:064x}", f"attached/{number:064x}/local/{number:064x}/{number:064x}")
+    return dict.fromkeys(named)
 
 
 def test_many_notes_that_wait_are_all_taken(open_controller: Open) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import attrs
 import pytest
 
-from libcnm.controller.context import Nobody
+from libcnm.controller.context import News, Nobody
 from libcnm.controller.controller import Controller
 from libcnm.errors import AlreadyExists, InUse, Invalid, NotFound, Unavailable
 from libcnm.kernel.resources import Sysctl
@@ -21,7 +21,7 @@ class Deaf(Nobody):
     def announce(self, deadline: Deadline, *, parked: bool = False) -> None:
         raise Unavailable("the resident", "it does not answer")
 
-    def tell(self, sandbox_id: str, changed: Sequence[str], deadline: Deadline, *, parked: bool = False) -> None:
+    def tell(self, sandbox_id: str, changed: News, deadline: Deadline, *, parked: bool = False) -> None:
         self.announce(deadline)
 
 

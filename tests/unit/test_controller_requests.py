@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import attrs
 import pytest
 
 from libcnm.controller import requests
-from libcnm.controller.context import Nobody
+from libcnm.controller.context import News, Nobody
 from libcnm.controller.controller import Controller
 from libcnm.errors import AlreadyExists, CnmError, DeadlineExceeded, Forbidden, InUse, NotFound, Unavailable
 from libcnm.kv.base import Put, Transaction
@@ -180,7 +180,7 @@ def test_a_request_that_failed_is_free(cnm: Controller, host: FakeHost, driver: 
 class Deaf(Nobody):
     """A resident that cannot be reached."""
 
-    def tell(self, sandbox_id: str, changed: Sequence[str], deadline: Deadline, *, parked: bool = False) -> None:
+    def tell(self, sandbox_id: str, changed: News, deadline: Deadline, *, parked: bool = False) -> None:
         raise Unavailable("the resident", "it does not answer")
 
     def announce(self, deadline: Deadline, *, parked: bool = False) -> None:
