@@ -17,7 +17,7 @@ from typing import ClassVar, Self
 
 import attrs
 
-from libcnm.kv.base import Store, Transaction
+from libcnm.kv.base import NOTHING, Store, Transaction
 from libcnm.model.addresses import IPAddress, IPNetwork, Subnet
 from libcnm.model.deadline import Deadline
 from libcnm.model.pool import Pool
@@ -85,7 +85,7 @@ class PoolGrant:
     """The pools asked for, in order, and the transaction that claims them, their gateways and auxiliary addresses."""
 
     pools: tuple[Pool, ...]
-    transaction: Transaction = Transaction()
+    transaction: Transaction = NOTHING
 
 
 @attrs.frozen
@@ -93,7 +93,7 @@ class AddressGrant:
     """The addresses asked for, in order, and the transaction that claims them all. The null IPAM grants none."""
 
     addresses: tuple[IPAddress, ...]
-    transaction: Transaction = Transaction()
+    transaction: Transaction = NOTHING
 
 
 @attrs.frozen

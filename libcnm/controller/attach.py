@@ -8,7 +8,7 @@ first no longer ready, then the kernel, then free. Every step can be the last on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import attrs
 
@@ -17,10 +17,10 @@ from libcnm.controller import desired, ledger, port_claims, sandbox_files
 from libcnm.controller.context import Context, News
 from libcnm.controller.delta import delta
 from libcnm.controller.desired import Plug
-from libcnm.controller.repository import Repository, Stored, drop, optimistic, outcome_unknown, put, retrying
+from libcnm.controller.repository import Repository, Stored, drop, optimistic, outcome_unknown, put, retrying, written
 from libcnm.controller.requests import UNNAMED, Request, ended
 from libcnm.errors import CnmError, Forbidden, InUse
-from libcnm.kv.base import Entry, Transaction
+from libcnm.kv.base import NOTHING, Transaction, together
 from libcnm.model import keys, limits
 from libcnm.model.addresses import overlaps
 from libcnm.model.arguments import whole
@@ -42,8 +42,8 @@ class _Join:
     endpoint: EndpointRecord
     presence: Presence | None
     stored: Stored[EndpointRecord]
-    written: Mapping[str, Entry]
-    """What is in this host's store of it so far."""
+    news: News
+    """What was written in this host's store of it so far."""
 
     @property
     def plug(self) -> Plug:
@@ -85,24 +85,24 @@ def join(
             ),
         )
         if network.scope == "local":
-            context.follower.foretell(sandbox.id, dict.fromkeys(_news(network, work.endpoint, work.written)))
+            context.follower.foretell(sandbox.id, dict.fromkeys(work.news))
         made = False
         try:
             before, after = _difference(context, work, deadline)
             context.engine.apply(delta(before, after), deadline=deadline)
             made = True
             sandbox_files.write(context, work.sandbox, [*work.others, work.plug], before=work.others)
-            record, written = _commit(context, work, deadline)
+            record, news = _commit(context, work, deadline)
         except CnmError as error:
             if not outcome_unknown(error):
                 _undo(context, work, made=made)
             raise
         try:
-            _make_known(context, network, record, {**work.written, **written}, deadline)
+            _make_known(context, network, record, {**work.news, **news}, deadline, parked=False)
         except CnmError:
             _take_back(context, driver, network, record, request)  # attached, but without names: not what was asked for
             raise
-    return Joined(record, (*work.others, attrs.evolve(work.plug, endpoint=record)))
+    return Joined(record, (*work.others, Plug(work.driver, work.network, record)))
 
 
 def _locks(
@@ -158,26 +158,44 @@ def _prepare(
     )
     record = attrs.evolve(stored.record, attachment=attachment)
     intent = _intent(context, "join", network, endpoint.id, attachment, request)
-    here = stored_sandbox.same + context.begin(intent) + ledger.line(network, record)
-    here += port_claims.claim(context, record, attachment.ports, deadline)
+    here = together(
+        stored_sandbox.same,
+        context.begin(intent),
+        ledger.line(network, record),
+        port_claims.claim(context, record, attachment.ports, deadline),
+    )
     if presence is not None:
         here += put(keys.presence(network.id), presence)
     theirs = stored.replace(record) + stored_network.same
+    version, news = _begin(context, network, record, here, theirs, deadline)
+    preparing = Stored(stored.key, version, record)
+    return _Join(driver, repository, view, place, others, record, presence, preparing, news)
+
+
+def _begin(
+    context: Context,
+    network: NetworkRecord,
+    record: EndpointRecord,
+    here: Transaction,
+    theirs: Transaction,
+    deadline: Deadline,
+) -> tuple[int, News]:
+    """Commit what this host notes of the attachment and what its network's store does; the record's version there."""
+    repository, key = context.repository(network.scope), keys.endpoint(network.id, record.id)
     if repository is context.local:
-        written = context.local.commit(here + theirs, deadline, durable=False)
-        preparing = written[stored.key]
-    else:
-        # Synced: after a power failure only this says that the cluster's record of this attachment is to be ended.
-        written = context.local.commit(here, deadline)
-        try:
-            preparing = repository.commit(theirs, deadline)[stored.key]
-        except CnmError as error:
-            if not outcome_unknown(error):
-                gone = withdrawn(context, network, record, operation, deadline)
-                context.local.commit(gone, deadline, durable=False)
-            raise
-    was = Stored(stored.key, preparing.version, record)
-    return _Join(driver, repository, view, place, others, record, presence, was, written)
+        both = here + theirs
+        committed = context.local.commit(both, deadline, durable=False)
+        return committed.versions[key], written(both, committed, ledger.places(network, record))
+    # Synced: after a power failure only this says that the cluster's record of this attachment is to be ended.
+    context.local.commit(here, deadline)
+    try:
+        return repository.commit(theirs, deadline).versions[key], {}
+    except CnmError as error:
+        if not outcome_unknown(error):
+            assert record.attachment is not None, "it is being attached"
+            gone = withdrawn(context, network, record, record.attachment.operation, deadline)
+            context.local.commit(gone, deadline, durable=False)
+        raise
 
 
 def _check(
@@ -266,8 +284,8 @@ def _difference(context: Context, work: _Join, deadline: Deadline) -> tuple[list
     return before, desired.unique(after)
 
 
-def _commit(context: Context, work: _Join, deadline: Deadline) -> tuple[EndpointRecord, Mapping[str, Entry]]:
-    """The record as it is now, and what was written in this host's store."""
+def _commit(context: Context, work: _Join, deadline: Deadline) -> tuple[EndpointRecord, News]:
+    """The record as it is now, and what was written of it in this host's store."""
     place = work.plug.place
     ready = attrs.evolve(work.endpoint, attachment=attrs.evolve(place, state="ready", operation=""))
     cleared = ended(context, place.operation, "join", deadline)
@@ -280,7 +298,7 @@ def _commit(context: Context, work: _Join, deadline: Deadline) -> tuple[Endpoint
     else:
         work.repository.commit(theirs, deadline)
         cleared += ledger.line(work.network.record, ready)
-    return ready, context.local.commit(cleared, deadline, durable=False)
+    return ready, written(cleared, context.local.commit(cleared, deadline, durable=False), work.news)
 
 
 def _undo(context: Context, work: _Join, *, made: bool) -> None:
@@ -335,35 +353,22 @@ def leave(
         )
         remaining = finish_leave(context, driver, network, record, deadline)
     try:
-        _make_known(context, network, record, None, deadline, parked=True)
+        _make_known(context, network, record, dict.fromkeys(ledger.places(network, record)), deadline, parked=True)
     except CnmError as error:
         context.log.warning("endpoint %s has left; the resident does not know it yet: %s", endpoint.id[:12], error)
     return remaining
 
 
 def _make_known(
-    context: Context,
-    network: NetworkRecord,
-    record: EndpointRecord,
-    written: Mapping[str, Entry] | None,
-    deadline: Deadline,
-    *,
-    parked: bool = False,
+    context: Context, network: NetworkRecord, record: EndpointRecord, news: News, deadline: Deadline, *, parked: bool
 ) -> None:
-    """Let whoever follows know that ``record``, as it was when it was attached, is or is no longer so; ``written`` is
-    all that was committed of it, if that is at hand.
-    """
+    """Let whoever follows know that ``record``, as it was when it was attached, is or is no longer so."""
     if network.scope == "global":
         context.follower.announce(deadline, parked=parked)
         return
     place = record.attachment
     assert place is not None, "it says where it was attached"
-    context.follower.tell(place.sandbox_id, _news(network, record, written), deadline, parked=parked)
-
-
-def _news(network: NetworkRecord, record: EndpointRecord, written: Mapping[str, Entry] | None) -> News:
-    places = ledger.places(network, record)
-    return dict.fromkeys(places) if written is None else {key: written[key] for key in places if key in written}
+    context.follower.tell(place.sandbox_id, news, deadline, parked=parked)
 
 
 def _withdraw(
@@ -444,11 +449,9 @@ def still_published(
 
 
 def _others_here(context: Context, network: NetworkRecord, record: EndpointRecord, deadline: Deadline) -> bool:
-    for stored in context.repository(network.scope).endpoints(network.id, deadline):
-        place = stored.record.attachment
-        if stored.record.id != record.id and place is not None and place.host == context.host_name:
-            return True
-    return False
+    others = (one.record for one in context.repository(network.scope).endpoints(network.id, deadline))
+    places = (other.attachment for other in others if other.id != record.id)
+    return any(place is not None and place.host == context.host_name for place in places)
 
 
 def release(
@@ -459,7 +462,7 @@ def release(
 
     def attempt() -> None:
         stored = repository.endpoint(network.id, record.id, deadline)
-        theirs = Transaction()
+        theirs = NOTHING
         if (
             stored is not None
             and stored.record.attachment is not None

@@ -97,17 +97,15 @@ class Calls:
         """The installation's id."""
         return self.context.installation.id
 
-    @contextmanager
-    def verb(self, timeout: float | None, request_id: str | None = None) -> Iterator[Call]:
+    def verb(self, timeout: float | None, request_id: str | None = None) -> AbstractContextManager[Call]:
         """Begin a verb with a budget of ``timeout`` seconds (the controller's default when None)."""
         if not self._open:
             raise Forbidden("this controller is closed", hint="open another")
         budget = self.context.settings.timeout if timeout is None else seconds(timeout)
         deadline = self.context.doors.clock.deadline(budget)
         if request_id is None:
-            yield Call(self.context, deadline)
-            return
-        yield Call(self.context, deadline, check_name(request_id, "request_id"), next(self._requests))
+            return nullcontext(Call(self.context, deadline))
+        return nullcontext(Call(self.context, deadline, check_name(request_id, "request_id"), next(self._requests)))
 
     def hold(self, one: Held) -> None:
         """Have it closed with the controller, at the latest; Forbidden (and closed at once) if that has happened."""

@@ -38,26 +38,26 @@ class Paths:
     @property
     def database(self) -> str:
         """The host's own store."""
-        return os.path.join(self.state_dir, DATABASE)
+        return f"{self.state_dir}/{DATABASE}"
 
     @property
     def locks(self) -> str:
         """Where the locks are."""
-        return os.path.join(self.run_dir, "locks")
+        return f"{self.run_dir}/locks"
 
     @property
     def socket(self) -> str:
         """Where the resident listens."""
-        return os.path.join(self.run_dir, "resident.sock")
+        return f"{self.run_dir}/resident.sock"
 
     @property
     def sandboxes(self) -> str:
         """Where the sandboxes' folders are."""
-        return os.path.join(self.run_dir, "sandboxes")
+        return f"{self.run_dir}/sandboxes"
 
     def sandbox(self, sandbox_id: str) -> str:
         """A sandbox's folder, with ``hosts``, ``resolv.conf`` and ``hostname``."""
-        return os.path.join(self.sandboxes, sandbox_id[:12])
+        return f"{self.sandboxes}/{sandbox_id[:12]}"
 
     @classmethod
     def checked(cls, state_dir: str, run_dir: str) -> Paths:

@@ -20,7 +20,7 @@ from libcnm.controller.context import Context
 from libcnm.controller.repository import Repository, Stored, create, drop, retrying
 from libcnm.controller.requests import UNNAMED, Request
 from libcnm.errors import AlreadyExists, Conflict, Exhausted, Forbidden, InUse, Invalid, NotFound
-from libcnm.kv.base import Transaction
+from libcnm.kv.base import NOTHING, Transaction, together
 from libcnm.model import keys, limits
 from libcnm.model.addresses import IPAddress, IPInterface, address_within, mac_from_address, parse_address, parse_mac
 from libcnm.model.arguments import sequence
@@ -119,10 +119,13 @@ def create_endpoint(
             mac = _free_mac(repository, network, draft, spec, mac, deadline)
         record = attrs.evolve(draft, addresses=addresses, mac=mac)
         ours = NameClaim(record.id, record.operation)
-        claims += stored.same + create(keys.endpoint_name(network.id, spec.name), ours)
-        if mac:
-            claims += create(keys.mac(network.id, mac), ours)
-        claims += create(keys.endpoint(network.id, record.id), record)
+        claims = together(
+            claims,
+            stored.same,
+            create(keys.endpoint_name(network.id, spec.name), ours),
+            create(keys.mac(network.id, mac), ours) if mac else NOTHING,
+            create(keys.endpoint(network.id, record.id), record),
+        )
         # A way out does not outlive the boot: it need not survive a power failure.
         durable = not record.gateway_of
         with tries.counted():
@@ -217,7 +220,7 @@ def _addresses(
         preferred[address.version] = address
     ipam = context.ipam(network.ipam_driver, network.scope)
     granted: dict[int, IPInterface] = {}
-    claims = Transaction()
+    claims = NOTHING
     # Preferred ones first: that one is refused is said before another version turns out to be exhausted.
     for version in sorted({pool.subnet.version for pool in network.pools}, key=lambda one: (one not in preferred, one)):
         wanted = preferred.get(version)

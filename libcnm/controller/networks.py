@@ -19,7 +19,7 @@ from libcnm.controller.delta import delta
 from libcnm.controller.repository import Repository, Stored, create, drop, outcome_unknown, retrying
 from libcnm.controller.requests import UNNAMED, Request, apart, ended, made_before
 from libcnm.errors import AlreadyExists, CnmError, Corrupt, Exhausted, Forbidden, InUse, Invalid, NotFound
-from libcnm.kv.base import Put, Transaction
+from libcnm.kv.base import NOTHING, Put, Transaction
 from libcnm.model import keys, limits, options
 from libcnm.model.addresses import IPNetwork, Subnet, assignable
 from libcnm.model.arguments import flag, sequence
@@ -164,7 +164,7 @@ def _claim(
 
     def attempt() -> NetworkRecord:
         _refuse_taken_names(repository, driver, draft, deadline)
-        record, claims = draft, Transaction()
+        record, claims = draft, NOTHING
         if driver.capabilities.addresses:
             wanted = spec.subnets or (Subnet(),)
             requests = [
@@ -418,7 +418,7 @@ def forget(context: Context, repository: Repository, record: NetworkRecord, oper
 
     def attempt() -> None:
         stored = repository.network(record.id, deadline)
-        gone = Transaction()
+        gone = NOTHING
         if stored is not None:
             gone += stored.delete() + drop(keys.network_name(record.name))
             if record.pools:

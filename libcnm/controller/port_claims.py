@@ -19,7 +19,7 @@ from libcnm.contracts.driver import Driver
 from libcnm.controller.context import Context
 from libcnm.controller.repository import create
 from libcnm.errors import AlreadyExists, Exhausted, Invalid, NotSupported
-from libcnm.kv.base import Transaction
+from libcnm.kv.base import NOTHING, Transaction
 from libcnm.model import keys
 from libcnm.model.addresses import IPAddress
 from libcnm.model.deadline import Deadline
@@ -205,7 +205,7 @@ def claim(context: Context, record: EndpointRecord, ports: tuple[Port, ...], dea
 
     A way out claims none: they belong to the endpoints that it publishes them for.
     """
-    found = Transaction()
+    found = NOTHING
     if record.gateway_of:
         return found
     for (protocol, number), addresses in _grouped(ports).items():
@@ -220,7 +220,7 @@ def claim(context: Context, record: EndpointRecord, ports: tuple[Port, ...], dea
 
 def release(context: Context, record: EndpointRecord, ports: tuple[Port, ...], deadline: Deadline) -> Transaction:
     """The writes that give them back; those that somebody else holds by now are left alone."""
-    found = Transaction()
+    found = NOTHING
     if record.gateway_of:
         return found
     for protocol, number in _grouped(ports):

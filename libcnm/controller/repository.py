@@ -9,13 +9,13 @@ The same code serves the host's own store and the cluster's. A transaction is bu
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Generic, TypeVar
 
 import attrs
 
 from libcnm.errors import CnmError, Conflict, Corrupt, DeadlineExceeded, NotFound, Unavailable
-from libcnm.kv.base import Absent, Delete, Entry, Put, Store, Transaction, VersionIs
+from libcnm.kv.base import Absent, Committed, Delete, Entry, Put, Store, Transaction, VersionIs
 from libcnm.model import keys, limits
 from libcnm.model.checks import check_scope
 from libcnm.model.codec import decode, encode
@@ -200,17 +200,21 @@ class Repository:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def commit(self, transaction: Transaction, deadline: Deadline, *, durable: bool = True) -> dict[str, Entry]:
-        """One transaction, and what it has written; see :meth:`libcnm.kv.base.Store.transact`."""
-        versions = self.store.transact(transaction, deadline=deadline, durable=durable).versions
-        written = {}
+    def commit(self, transaction: Transaction, deadline: Deadline, *, durable: bool = True) -> Committed:
+        """One transaction; see :meth:`libcnm.kv.base.Store.transact`."""
+        committed = self.store.transact(transaction, deadline=deadline, durable=durable)
         for write in transaction.writes:
             if isinstance(write, _RecordPut):
-                self._remember(Stored(write.key, versions[write.key], write.record))
-                written[write.key] = Entry(write.key, write.value, versions[write.key])
+                self._remember(Stored(write.key, committed.versions[write.key], write.record))
             else:
                 self._decoded.pop(write.key, None)
-        return written
+        return committed
+
+
+def written(transaction: Transaction, committed: Committed, keys: Collection[str]) -> dict[str, Entry]:
+    """What a transaction has put at some of its keys."""
+    puts = [one for one in transaction.writes if one.key in keys and isinstance(one, Put)]
+    return {put.key: Entry(put.key, put.value, committed.versions[put.key]) for put in puts}
 
 
 def optimistic(deadline: Deadline, what: str, attempt: Callable[[bool], Result]) -> Result:

@@ -29,7 +29,7 @@ import attrs
 from libcnm.controller.context import Context
 from libcnm.controller.repository import Repository, Stored, drop, outcome_unknown, put
 from libcnm.errors import AlreadyExists, CnmError, Corrupt, Forbidden, NotFound
-from libcnm.kv.base import Entry, Transaction
+from libcnm.kv.base import NOTHING, Entry, Transaction
 from libcnm.model import keys, limits
 from libcnm.model.codec import decode
 from libcnm.model.deadline import Deadline
@@ -69,7 +69,7 @@ class Request:
 
     def first(self) -> Transaction:
         """The write that belongs into the first transaction of a verb with an intent."""
-        return drop(keys.request(self.withdraws)) if self.withdraws else Transaction()
+        return drop(keys.request(self.withdraws)) if self.withdraws else NOTHING
 
     def object_id(self, context: Context) -> str:
         """The id of the object to make: a new one, or the one that an earlier attempt had chosen."""
@@ -87,7 +87,7 @@ class Request:
 
     def _noted(self, state: Literal["begun", "done"], result: str) -> Transaction:
         if self.note is None:
-            return Transaction()
+            return NOTHING
         return put(keys.request(self.note.id), attrs.evolve(self.note, state=state, result=result))
 
 

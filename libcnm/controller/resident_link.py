@@ -22,6 +22,7 @@ from libcnm.model.deadline import Deadline
 
 log = logging.getLogger("libcnm.resident")
 
+_DUMP: Final = json.JSONEncoder(separators=(",", ":")).encode
 _SYNC: Final = b'{"op":"sync"}\n'
 _SYNC_AND_SWEEP: Final = b'{"op":"sync","parked":true}\n'
 _REPLY_OCTETS: Final = 65536
@@ -434,7 +435,7 @@ def _told(changed: News, *, parked: bool) -> bytes:
 
 def _request(written: Mapping[str, object], parked: bool) -> bytes:
     request = {"op": "told", "changed": written, "parked": parked}
-    return json.dumps(request, separators=(",", ":")).encode() + b"\n"
+    return _DUMP(request).encode() + b"\n"
 
 
 def _check(reply: bytes) -> None:

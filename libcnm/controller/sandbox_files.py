@@ -69,7 +69,7 @@ def write(
         texts = {} if text == _hosts(record, before) else {"hosts": text}
         anew = True  # the text is another than the file's, so that need not be read
     for name, text in texts.items():
-        context.doors.files.write(os.path.join(folder, name), text, _MODE, anew=anew)
+        context.doors.files.write(f"{folder}/{name}", text, _MODE, anew=anew)
 
 
 def wanted(context: Context, record: SandboxRecord, plugs: Iterable[Plug]) -> list[SandboxFile]:
@@ -77,7 +77,7 @@ def wanted(context: Context, record: SandboxRecord, plugs: Iterable[Plug]) -> li
     if not record.namespace:
         return []
     folder = context.settings.paths.sandbox(record.id)
-    return [SandboxFile(os.path.join(folder, name), text) for name, text in contents(record, plugs).items()]
+    return [SandboxFile(f"{folder}/{name}", text) for name, text in contents(record, plugs).items()]
 
 
 def observe(context: Context, file: SandboxFile) -> Observed | None:
@@ -116,4 +116,4 @@ def mounts(context: Context, record: SandboxRecord) -> dict[str, str]:
     if not record.namespace:
         return {}
     folder = context.settings.paths.sandbox(record.id)
-    return {target: os.path.join(folder, name) for name, target in _TARGETS.items()}
+    return {target: f"{folder}/{name}" for name, target in _TARGETS.items()}

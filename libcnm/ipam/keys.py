@@ -32,6 +32,7 @@ SCHEMA: Final = 1
 ENDPOINT, GATEWAY, AUX = "endpoint", "gateway", "aux"
 _PREAMBLE: Final = f'{{"v":{SCHEMA},'.encode()
 """How every value of ours begins, so that a long listing can be checked without parsing each value."""
+_DUMP: Final = json.JSONEncoder(separators=(",", ":")).encode
 _TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _WIDTH: Final = {4: 8, 6: 32}
 _POOL_KEY: Final = re.compile(rf"pool/[^/]+/(?:4/([0-9a-f]{{8}})|6/([0-9a-f]{{32}}))/([0-9]{{1,3}})/({_TOKEN.pattern})")
@@ -266,7 +267,7 @@ def _parse_hex(entry: Entry, version: int, digits: str) -> int:
 
 
 def _encode(fields: dict[str, object]) -> bytes:
-    return json.dumps({"v": SCHEMA, **fields}, separators=(",", ":")).encode()
+    return _DUMP({"v": SCHEMA, **fields}).encode()
 
 
 class _Fields:
@@ -275,7 +276,7 @@ class _Fields:
     def __init__(self, entry: Entry) -> None:
         self._key = entry.key
         try:
-            document = json.loads(entry.value)
+            document = json.loads(entry.value.decode())
         except (ValueError, RecursionError):
             raise Corrupt(entry.key, "is not JSON") from None
         if not isinstance(document, dict):

@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 from libcnm.contracts.ipam import AddressGrant, AddressRequest, IpamDriver, Pool, PoolGrant, PoolRequest
 from libcnm.errors import Invalid
-from libcnm.kv.base import Store, Transaction
+from libcnm.kv.base import NOTHING, Store, Transaction
 from libcnm.model.addresses import IPAddress
 from libcnm.model.deadline import Deadline
 
@@ -39,7 +39,7 @@ class NullIpam(IpamDriver):
         )
 
     def release_pools(self, store: Store, pools: Sequence[Pool], holder: str, *, deadline: Deadline) -> Transaction:
-        return Transaction()
+        return NOTHING
 
     def request_addresses(
         self, store: Store, requests: Sequence[AddressRequest], *, deadline: Deadline
@@ -55,4 +55,4 @@ class NullIpam(IpamDriver):
     def release_addresses(
         self, store: Store, pool: Pool, addresses: Sequence[IPAddress], holder: str, *, deadline: Deadline
     ) -> Transaction:
-        return Transaction()
+        return NOTHING

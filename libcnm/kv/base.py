@@ -16,7 +16,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from types import TracebackType
-from typing import ClassVar, NewType, Self
+from typing import ClassVar, Final, NewType, Self
 
 import attrs
 
@@ -98,6 +98,8 @@ class Transaction:
     def __add__(self, other: Transaction) -> Transaction:
         if not (other.compares or other.writes):
             return self
+        if not (self.compares or self.writes):
+            return other
         return Transaction(self.compares + other.compares, self.writes + other.writes)
 
     def check(self) -> None:
@@ -108,11 +110,20 @@ class Transaction:
         written = [write.key for write in self.writes]
         if len(set(written)) != len(written):
             raise Invalid("transaction", written, "writes a key twice")
-        size = sum(len(w.key) + len(w.value) for w in self.writes if isinstance(w, Put))
+        size = sum([len(w.key) + len(w.value) for w in self.writes if isinstance(w, Put)])
         if size > limits.TRANSACTION_BYTES:
             raise Invalid("transaction", size, f"bytes are more than {limits.TRANSACTION_BYTES}")
-        for key in {*written, *(compare.key for compare in self.compares)}:
+        for key in {*written, *[compare.key for compare in self.compares]}:
             check_key(key)
+
+
+NOTHING: Final = Transaction()
+"""For whoever has nothing to add."""
+
+
+def together(*parts: Transaction) -> Transaction:
+    """All of the parts as one: ``a + b + c`` without those in between."""
+    return Transaction([one for part in parts for one in part.compares], [one for part in parts for one in part.writes])
 
 
 _is_key = re.compile(rf"(?!/)[!-~]{{1,{limits.KEY_BYTES}}}").fullmatch

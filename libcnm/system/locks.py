@@ -95,7 +95,7 @@ class Locks:
 
     def try_acquire(self, name: str, *, shared: bool = False) -> HeldLock | None:
         """The lock, or None when somebody holds it against us."""
-        path = os.path.join(self._folder, name)
+        path = f"{self._folder}/{name}"
         while True:
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

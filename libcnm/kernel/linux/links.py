@@ -94,7 +94,7 @@ def _create_veth(batch: Batch, at: int, resource: Veth) -> bool:
     batch.forget(*inner)
 
     def heard(body: bytes) -> None:
-        index = unpack.u32_of(unpack.attributes(body, unpack.LINK_OCTETS), pack.IFLA_LINK)
+        index = unpack.first_u32(body, pack.IFLA_LINK, unpack.LINK_OCTETS)
         if index:
             batch.know(*inner, index)
 

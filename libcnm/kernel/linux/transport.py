@@ -31,6 +31,8 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_MULTI, NLM_F_ACK, NLM_F_DUMP_INTR = 0x02, 0x04, 0x10
 DUMP_ATTEMPTS: Final = 4
 LONGEST_WAIT_SECONDS: Final = 3600.0
+_NUMBER: Final = struct.Struct("=I")
+_FLAGS: Final = struct.Struct("=H")
 
 
 @attrs.frozen
@@ -110,7 +112,7 @@ class Transport:
         assert 0 < len(requests) <= limits.BATCH_MESSAGES
         first = self._sequence + 1
         self._sequence += len(requests)
-        self._question(b"".join(requests), self._numbers(requests, first), deadline)
+        self._question(self._joined(requests, first), deadline)
         answers: list[tuple[bytes | None, Refusal | None]] = []
         while True:
             for kind, flags, sequence, body in self._receive(deadline):
@@ -132,7 +134,7 @@ class Transport:
 
     def _dump_once(self, request: bytes, deadline: Deadline) -> tuple[list[bytes], bool]:
         self._sequence += 1
-        self._question(request, self._numbers([request], self._sequence), deadline)
+        self._question(self._joined([request], self._sequence), deadline)
         rows: list[bytes] = []
         torn = False
         while True:
@@ -149,31 +151,27 @@ class Transport:
                     raise Unavailable("netlink dump", words or errno.errorcode.get(code, str(code)))
                 rows.append(body)
 
-    def _question(self, messages: bytes, numbers: Iterator[tuple[int, int]], deadline: Deadline) -> None:
+    def _question(self, messages: bytearray, deadline: Deadline) -> None:
         deadline.check("the kernel")
-        buffer = bytearray(messages)
-        for at, number in numbers:
-            struct.pack_into("=I", buffer, at + 8, number)
         try:
-            self._socket.send(buffer)
+            self._socket.send(messages)
         except OSError as error:
             raise Unavailable("netlink", str(error)) from error
 
-    def _numbers(self, batch: Sequence[bytes], first: int) -> Iterator[tuple[int, int]]:
-        """Where each message begins in the joined batch, and its sequence number."""
-        at = 0
+    def _joined(self, batch: Sequence[bytes], first: int) -> bytearray:
+        """The batch as one buffer, numbered from ``first``."""
+        buffer = bytearray(b"".join(batch))
+        at = 8
         for number, message in enumerate(batch, first):
-            yield at, number
+            _NUMBER.pack_into(buffer, at, number)
             at += len(message)
+        return buffer
 
     def _numbered(self, batch: Sequence[bytes], first: int) -> bytearray:
         """The batch as one buffer: numbered from ``first``, the last message asking for an acknowledgement."""
-        buffer = bytearray(b"".join(batch))
-        at = 0
-        for at, number in self._numbers(batch, first):
-            struct.pack_into("=I", buffer, at + 8, number)
-        flags = struct.unpack_from("=H", buffer, at + 6)[0]
-        struct.pack_into("=H", buffer, at + 6, flags | NLM_F_ACK)
+        buffer = self._joined(batch, first)
+        last = len(buffer) - len(batch[-1])
+        _FLAGS.pack_into(buffer, last + 6, _FLAGS.unpack_from(buffer, last + 6)[0] | NLM_F_ACK)
         return buffer
 
     def _receive(self, deadline: Deadline) -> Iterator[tuple[int, int, int, bytes]]:

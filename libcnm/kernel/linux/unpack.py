@@ -58,6 +58,18 @@ def attributes(data: bytes, start: int = 0) -> Attributes:
     return found
 
 
+def first_u32(data: bytes, kind: int, start: int) -> int | None:
+    """The first attribute of that type, of 32 bits; the others are only passed over (a link has some sixty)."""
+    header, last = _ATTRIBUTE.unpack_from, len(data) - 8
+    while start <= last:
+        length, found = header(data, start)
+        if found == kind:
+            value: int = _U32.unpack_from(data, start + 4)[0]
+            return value
+        start += (length + 3) & ~3 or 4
+    return None
+
+
 def u32_of(found: Attributes, kind: int, default: int = 0) -> int:
     """A 32-bit attribute."""
     raw = found.get(kind)
