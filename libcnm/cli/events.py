@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from libcnm.cli.session import JSON_OPTION, Command, Session, id_of
+from libcnm.cli.session import JSON_OPTION, Session, Stream, id_of
 from libcnm.model.arguments import patience
 from libcnm.model.event import Cursor
 
@@ -18,7 +18,7 @@ _WIDTHS: Final = {"KIND": 10, "ACTION": 13, "ID": 14, "NAME": 24, "CONTAINER": 1
 """Columns of a table that is never finished: what is longer pushes the rest aside. The cursor comes last."""
 
 
-@click.command(cls=Command)
+@click.command(cls=Stream)
 @click.option("--since", metavar="CURSOR", help="Go on after the event that had this cursor.")
 @click.option(
     "--until-idle",

@@ -8,7 +8,6 @@ SIGPIPE. An exception that is none of libcnm's is a bug and ends with its traceb
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import signal
 import sys
@@ -140,7 +139,7 @@ def _carry_out(words: list[str]) -> int:
 def _report(session: Session, error: CnmError) -> int:
     error = say_it_here(error, session.context)
     if session.json:
-        print(json.dumps(error.as_dict(), indent=2))
+        session.say(error.as_dict(), "")
     else:
         _tell_error(error.message, error.hint)
     return error.exit_code
@@ -152,7 +151,7 @@ def _report_several(session: Session, partly: PartlyDone) -> int:
     first = failed[0][1]
     if session.json:
         errors = [{"argument": ref, **error.as_dict()} for ref, error in failed]
-        print(json.dumps({**first.as_dict(), partly.word: partly.done, "errors": errors}, indent=2))
+        session.say({**first.as_dict(), partly.word: partly.done, "errors": errors}, "")
     else:
         for _, error in failed:
             _tell_error(error.message, error.hint)
@@ -167,7 +166,7 @@ def _usage(session: Session, error: click.ClickException) -> None:
     hint = f"see '{context.command_path} --help'" if context is not None else None
     message = error.format_message()
     if session.json:
-        print(json.dumps({"code": "invalid", "message": message, "hint": hint}, indent=2))
+        session.say({"code": "invalid", "message": message, "hint": hint}, "")
     else:
         _tell_error(message, hint)
 

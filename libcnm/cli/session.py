@@ -46,6 +46,7 @@ class Session:
     def __init__(self) -> None:
         self.options: dict[str, object] = {}
         self.json = False
+        self.json_indent: int | None = 2
         self.context: click.Context | None = None
 
     @contextmanager
@@ -59,7 +60,7 @@ class Session:
 
     def say(self, document: object, text: str) -> None:
         """Print a result: the document for programs, or the text for people."""
-        print(json.dumps(document, indent=2, default=str) if self.json else text)
+        print(json.dumps(document, indent=self.json_indent, default=str) if self.json else text)
 
     def each(
         self, word: str, things: Iterable[T], action: Callable[[T], object], *, name: Callable[[T], str] = str
@@ -145,6 +146,17 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> object:
         ctx.find_root().obj.context = ctx
         return super().invoke(ctx)
+
+
+class Stream(Command):
+    """A command that prints a JSON object a line; an error is one of them."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if parent is not None:
+            parent.find_root().obj.json_indent = None  # before its options are read: they may be the mistake
+        return super().make_context(info_name, args, parent, **extra)
 
 
 class Group(click.Group):

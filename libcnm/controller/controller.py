@@ -277,8 +277,10 @@ class Controller:
         """The sandbox of that container id, or with that id or unambiguous id prefix. Raises NotFound, Ambiguous."""
         check_name(ref, "sandbox")
         with self._calls.verb(timeout) as call:
-            records = [stored.record for stored in call.context.local.sandboxes(call.deadline)]
-        found = find("sandbox", ref, records, _sandbox_id, _container_id)
+            local = call.context.local
+            known = local.sandbox_called(ref, call.deadline)
+            stored = [known] if known is not None else local.sandboxes(call.deadline)
+        found = find("sandbox", ref, [one.record for one in stored], _sandbox_id, _container_id)
         if len(found) > 1:
             raise Ambiguous("sandbox", ref, [record.id[:12] for record in found])
         return Sandbox(self._calls, found[0])

@@ -121,7 +121,9 @@ class Network:
         """The endpoint with that name, id, or unambiguous id prefix. Raises NotFound, Ambiguous."""
         check_name(ref, "endpoint")
         with self._calls.verb(timeout) as call:
-            stored = call.context.repository(self.scope).endpoints(self.id, call.deadline)
+            repository = call.context.repository(self.scope)
+            known = repository.endpoint_called(self.id, ref, call.deadline)
+            stored = [known] if known is not None else repository.endpoints(self.id, call.deadline)
         found = find("endpoint", ref, [one.record for one in stored], _id, _name)
         if len(found) > 1:
             raise Ambiguous("endpoint", ref, [record.id[:12] for record in found])

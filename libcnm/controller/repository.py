@@ -2,14 +2,14 @@
 keys.
 
 The same code serves the host's own store and the cluster's. A transaction is built from small pieces (``put``,
-``claim``,
-``same``) that add up with ``+``.
+``create``, ``same``) that add up with ``+``.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -20,7 +20,7 @@ from libcnm.model import keys, limits
 from libcnm.model.checks import check_scope
 from libcnm.model.codec import decode, encode
 from libcnm.model.deadline import Deadline
-from libcnm.model.ids import looks_like_id
+from libcnm.model.ids import ID_HEX_DIGITS, looks_like_id
 from libcnm.model.records import (
     EndpointRecord,
     HostSetting,
@@ -141,6 +141,30 @@ class Repository:
     def sandbox(self, sandbox_id: str, deadline: Deadline) -> Stored[SandboxRecord] | None:
         """A sandbox by its full id."""
         return self.read(SandboxRecord, keys.sandbox(sandbox_id), deadline)
+
+    def endpoint_called(self, network_id: str, ref: str, deadline: Deadline) -> Stored[EndpointRecord] | None:
+        """The endpoint with that full id, else that name, without a listing; None: it takes one to say."""
+        claim = keys.endpoint_name(network_id, ref)
+        found = self._called(EndpointRecord, ref, claim, partial(keys.endpoint, network_id), deadline)
+        return found if found is not None and ref in (found.record.id, found.record.name) else None
+
+    def sandbox_called(self, ref: str, deadline: Deadline) -> Stored[SandboxRecord] | None:
+        """The sandbox with that full id, else of that container, likewise."""
+        found = self._called(SandboxRecord, ref, keys.container(ref), keys.sandbox, deadline)
+        return found if found is not None and ref in (found.record.id, found.record.container_id) else None
+
+    def _called(
+        self, cls: type[Record], ref: str, claim: str, place: Callable[[str], str], deadline: Deadline
+    ) -> Stored[Record] | None:
+        try:
+            found = self.read(cls, place(ref), deadline) if len(ref) == ID_HEX_DIGITS and looks_like_id(ref) else None
+            if found is not None:
+                return found
+            holder = self.holder(claim, deadline)
+            return None if holder is None else self.read(cls, place(holder), deadline)
+        except Corrupt as error:
+            log.warning("left out: %s", error)
+            return None
 
     def presence(self, network_id: str, deadline: Deadline) -> Stored[Presence] | None:
         """A network's presence on this host."""

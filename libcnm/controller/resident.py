@@ -332,7 +332,7 @@ class Resident:
         try:
             if isinstance(changed, dict):
                 with self._following:
-                    self._follower.take_in(_news(changed), self._deadline())
+                    self._follower.take_in(news_of(changed), self._deadline())
                 self._follow_links()
             else:
                 self._sync()
@@ -359,7 +359,7 @@ def _request(line: bytes) -> Mapping[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _news(changed: Mapping[str, object]) -> News:
+def news_of(changed: Mapping[str, object]) -> News:
     """What is not as our own link writes it is to be read."""
     found: dict[str, Entry | None] = {}
     for key, written in changed.items():

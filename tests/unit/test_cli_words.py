@@ -104,6 +104,17 @@ def test_with_json_an_error_is_a_document(words: list[str], capsys: pytest.Captu
     assert "" == printed.err
 
 
+@pytest.mark.parametrize("mistake", [["--since", "yesterday"], ["--until-idle", "0"], ["--colour"]])
+def test_where_each_line_is_an_object_an_error_is_one_line(
+    mistake: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``cnm events --json``: whoever reads it line by line need not know what a line is about."""
+    for words in (["--json", "events", *mistake], ["events", "--json", *mistake], ["events", *mistake, "--json"]):
+        assert 2 == run(words)
+        (line,) = capsys.readouterr().out.splitlines()
+        assert "invalid" == json.loads(line)["code"]
+
+
 @pytest.mark.parametrize("words", [["network", "prune", "--json"], ["--json", "topology", "--mermaid"]])
 def test_what_a_document_cannot_hold_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A question to a person, a chart for a page: better a mistake than half of what was asked for."""

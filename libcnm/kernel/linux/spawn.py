@@ -8,7 +8,6 @@ ip-netns(8) on /sys.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -56,7 +55,8 @@ def _own_mounts(files: Mapping[str, str]) -> None:
     syscalls.unshare(syscalls.CLONE_NEWNS)  # and with it the thread's own root and working directory
     syscalls.mount(None, "/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
     for there, here in files.items():
-        if os.path.exists(there) and os.path.exists(here):
+        # One of the two may not be there, or go at this moment with its sandbox: no reason for "no such program".
+        with suppress(FileNotFoundError):
             syscalls.mount(here, there, None, syscalls.MS_BIND)
 
 
