@@ -29,6 +29,7 @@ from bootstrap import CACHES, LOCK, PYENV, PYTHONS, ROOT, Environment, Stop, boo
 LIMIT = 900.0  # seconds for one check; a hang must end with its output, well before CI's own limit
 NEWS = 60.0  # seconds of silence after which we say what is still running
 AT_ONCE = 5
+BYTECODE = ROOT / ".check" / "bytecode"
 PORTABLE = ("unit", "conformance", "simulation")  # run on every Python
 KERNEL = ("kernel", "cluster", "docs")  # on the oldest and the newest; in two halves, since they wait half of the time
 CLOSING_LINE = re.compile(r"^=*\s*((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s.*?=*$|^=*\s*no tests ran in .*$")
@@ -53,7 +54,7 @@ class Check:
             child = subprocess.Popen(
                 self.argv,
                 cwd=ROOT,
-                env={**os.environ, "PATH": search_path(), **self.environment},
+                env={**_environment(), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -203,6 +204,16 @@ def skips_are_failures() -> bool:
     return os.environ.get("CI") == "true" and os.geteuid() == 0
 
 
+def _environment() -> dict[str, str]:
+    """For what is run. Whoever wants no bytecode beside the sources still wants each of the tests' many short processes
+    to start quickly: half of the time that takes is compiling.
+    """
+    environment = {**os.environ, "PATH": search_path()}
+    if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
+        environment["PYTHONPYCACHEPREFIX"] = str(BYTECODE)
+    return environment
+
+
 # --- the words of the command line
 
 
@@ -312,8 +323,7 @@ WORDS: dict[str, Callable[[], int]] = {
 
 def run_here(argv: Sequence[str]) -> int:
     """Run a command in the foreground, on this terminal, and give back its status."""
-    os.environ["PATH"] = search_path()
-    return subprocess.run(argv, cwd=ROOT, check=False).returncode
+    return subprocess.run(argv, cwd=ROOT, env=_environment(), check=False).returncode
 
 
 def main() -> int:

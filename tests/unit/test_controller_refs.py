@@ -10,7 +10,6 @@ from libcnm.kv.base import Delete, Listing, Put, Transaction
 from libcnm.kv.memory import MemoryStore
 from libcnm.model import keys
 from libcnm.model.deadline import Deadline
-from libcnm.testing.world import FakeHost
 
 
 def test_a_name_wins_over_the_beginning_of_an_id_and_an_id_over_a_name(cnm: Controller) -> None:
@@ -39,7 +38,7 @@ class Unlisted(MemoryStore):
         raise Unavailable("the store", f"listed below {prefix!r}")
 
 
-def test_what_is_named_in_full_is_found_without_listing_the_others(host: FakeHost, cnm: Controller) -> None:
+def test_what_is_named_in_full_is_found_without_listing_the_others(cnm: Controller) -> None:
     """A network may have a thousand endpoints, and on a cluster's store each listing travels."""
     network = cnm.create_network("net")
     web, box = network.create_endpoint("web"), cnm.create_sandbox("c1")
