@@ -167,13 +167,14 @@ def _prepare(
     if presence is not None:
         here += put(keys.presence(network.id), presence)
     theirs = stored.replace(record) + stored_network.same
-    version, news = _begin(context, network, record, here, theirs, deadline)
+    version, news = _begin(context, driver, network, record, here, theirs, deadline)
     preparing = Stored(stored.key, version, record)
     return _Join(driver, repository, view, place, others, record, presence, preparing, news)
 
 
 def _begin(
     context: Context,
+    driver: Driver,
     network: NetworkRecord,
     record: EndpointRecord,
     here: Transaction,
@@ -185,7 +186,8 @@ def _begin(
     if repository is context.local:
         both = here + theirs
         committed = context.local.commit(both, deadline, durable=False)
-        return committed.versions[key], written(both, committed, ledger.places(network, record))
+        news: News = dict.fromkeys(ledger.places(driver, network, record))
+        return committed.versions[key], {**news, **written(both, committed, news)}
     # Synced: after a power failure only this says that the cluster's record of this attachment is to be ended.
     context.local.commit(here, deadline)
     try:
@@ -353,7 +355,9 @@ def leave(
         )
         remaining = finish_leave(context, driver, network, record, deadline)
     try:
-        _make_known(context, network, record, dict.fromkeys(ledger.places(network, record)), deadline, parked=True)
+        _make_known(
+            context, network, record, dict.fromkeys(ledger.places(driver, network, record)), deadline, parked=True
+        )
     except CnmError as error:
         context.log.warning("endpoint %s has left; the resident does not know it yet: %s", endpoint.id[:12], error)
     return remaining

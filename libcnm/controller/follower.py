@@ -130,8 +130,8 @@ class Follower:
         """Take in what was committed at these keys of the host's own store, with the networks and sandboxes that they
         mean something to, and act on it. What else was committed waits for the next :meth:`refresh`.
 
-        What is said to have been written is believed of a key that is here in an older version: it was there then, and
-        whoever deletes it tells of that, too. A key that is not here may have been deleted, so that one is read.
+        What is said to have been written is believed of a key that is here in an older version. Any other is read: what
+        is not here may have been deleted since, and where this is older than what is here, a store was put back.
         """
         scope = self._scopes.get("local")
         if scope is None:
@@ -141,7 +141,7 @@ class Follower:
             seen = scope.seen.get(key)
             if not key.startswith(_FOLLOWED["local"]):
                 continue
-            if entry is None or seen is None:
+            if entry is None or seen is None or seen > entry.version:
                 first = (one for one in keys.needed(key) if one not in scope.seen)
                 scope.pending.update(dict.fromkeys((*first, key)))
             elif seen < entry.version:

@@ -6,6 +6,7 @@ records as this host has made them: what the cluster's store says is no other ho
 
 from __future__ import annotations
 
+from libcnm.contracts.driver import Driver
 from libcnm.controller.context import Context
 from libcnm.controller.repository import put
 from libcnm.kv.base import Transaction
@@ -26,9 +27,12 @@ def line(network: NetworkRecord, record: EndpointRecord) -> Transaction:
     return put(key(network, record), known)
 
 
-def places(network: NetworkRecord, record: EndpointRecord) -> tuple[str, ...]:
-    """Where an attachment of a local network is written."""
-    return keys.presence(network.id), keys.endpoint(network.id, record.id), key(network, record)
+def places(driver: Driver, network: NetworkRecord, record: EndpointRecord) -> tuple[str, ...]:
+    """Where an attachment of a local network is written; the presence perhaps by an earlier one's verb, which has died
+    before it could tell.
+    """
+    presence = (keys.presence(network.id),) if driver.capabilities.presence == "attached" else ()
+    return (*presence, keys.endpoint(network.id, record.id), key(network, record))
 
 
 def own_place(context: Context, place: Attachment, endpoint_id: str, deadline: Deadline) -> Attachment | None:

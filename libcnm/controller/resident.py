@@ -27,8 +27,8 @@ from libcnm.controller.dns_names import DnsNames
 from libcnm.controller.follower import Follower
 from libcnm.controller.healer import Healer
 from libcnm.controller.recovery import recover
-from libcnm.errors import CnmError
-from libcnm.kv.base import Entry, Gap, Store, Watch
+from libcnm.errors import CnmError, Invalid
+from libcnm.kv.base import Entry, Gap, Store, Watch, check_key
 from libcnm.model import limits
 from libcnm.model.deadline import Deadline
 from libcnm.model.ids import network_namespace
@@ -307,7 +307,7 @@ class Resident:
 
     def _answer(self, line: bytes) -> dict[str, object] | None:
         self._needed = self._context.doors.clock.monotonic()
-        request = _request(line)
+        request = request_of(line)
         operation = request.get("op")
         try:
             if operation == "sync":
@@ -350,11 +350,11 @@ class Resident:
         connection.close()
 
 
-def _request(line: bytes) -> Mapping[str, object]:
+def request_of(line: bytes) -> Mapping[str, object]:
     """A line as a request; an empty one for whatever is none."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -363,12 +363,17 @@ def news_of(changed: Mapping[str, object]) -> News:
     """What is not as our own link writes it is to be read."""
     found: dict[str, Entry | None] = {}
     for key, written in changed.items():
-        found[key] = None
-        if isinstance(written, list) and len(written) == 2:
-            version, value = written
-            if type(version) is int and isinstance(value, str):
-                found[key] = Entry(key, value.encode(), version)
+        with suppress(Invalid):  # no store has such a key, so there is nothing to read either
+            check_key(key)
+            found[key] = _entry(key, written)
     return found
+
+
+def _entry(key: str, written: object) -> Entry | None:
+    match written:
+        case [int(version), str(value)] if type(version) is int and value.isascii():
+            return Entry(key, value.encode(), version)
+    return None
 
 
 def _trusted(connection: socket.socket) -> bool:

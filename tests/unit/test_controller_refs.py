@@ -9,7 +9,9 @@ from libcnm.errors import NotFound, Unavailable
 from libcnm.kv.base import Delete, Listing, Put, Transaction
 from libcnm.kv.memory import MemoryStore
 from libcnm.model import keys
+from libcnm.model.codec import encode
 from libcnm.model.deadline import Deadline
+from libcnm.model.records import NameClaim
 
 
 def test_a_name_wins_over_the_beginning_of_an_id_and_an_id_over_a_name(cnm: Controller) -> None:
@@ -65,3 +67,11 @@ def test_a_damaged_claim_hides_nobody(cnm: Controller) -> None:
     context.doors.local.transact(Transaction(writes=(damaged, Delete(keys.container("c1")))), deadline=deadline)
     assert web == network.endpoint("web")
     assert box == cnm.sandbox("c1")
+    astray = (
+        Put(keys.container("xyz"), encode(NameClaim(box.id))),
+        Put(keys.endpoint_name(network.id, "xyz"), encode(NameClaim(web.id))),
+    )
+    context.doors.local.transact(Transaction(writes=astray), deadline=deadline)
+    for find in (network.endpoint, cnm.sandbox):
+        with pytest.raises(NotFound):
+            find("xyz")

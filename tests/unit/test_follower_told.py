@@ -8,11 +8,14 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
+from libcnm.controller import resident_link
+from libcnm.controller.context import News, Nobody
 from libcnm.controller.controller import Controller
 from libcnm.controller.follower import Follower
-from libcnm.controller.resident import news_of
+from libcnm.controller.resident import news_of, request_of
 from libcnm.kv.base import Delete, Entry, Transaction
-from libcnm.model import keys
+from libcnm.model import keys, limits
+from libcnm.model.deadline import Deadline
 from libcnm.testing.world import FakeWorld
 
 
@@ -55,11 +58,15 @@ def scene() -> Iterator[Scene]:
 
 
 def test_what_is_told_is_believed_over_what_is_older(scene: Scene) -> None:
-    """Without reading it: the store has not even been written. What is not newer than what is held changes nothing."""
+    """Without reading it: the store has not even been written. What is held already changes nothing."""
     assert ["10.2.0.5/24"] == scene.told(scene.rewritten(by=0))
-    assert ["10.2.0.5/24"] == scene.told(scene.rewritten(by=-1))
     assert ["10.2.0.9/24"] == scene.told(scene.rewritten(by=1))
-    assert ["10.2.0.9/24"] == scene.told(scene.entry)
+
+
+def test_what_is_older_than_what_is_held_is_read(scene: Scene) -> None:
+    """It comes late, or the store was put back from a copy, whose versions are lower: then the store knows."""
+    assert ["10.2.0.9/24"] == scene.told(scene.rewritten(by=5))
+    assert ["10.2.0.5/24"] == scene.told(scene.rewritten(by=4))
 
 
 def test_what_is_told_too_late_brings_nothing_back(scene: Scene) -> None:
@@ -71,8 +78,67 @@ def test_what_is_told_too_late_brings_nothing_back(scene: Scene) -> None:
     assert [] == scene.told(scene.rewritten(by=1))
 
 
-@pytest.mark.parametrize("written", ["null", "[7]", "[7, 8]", '["7", "{}"]', '[true, "{}"]', "{}", "7", '[7, "{}", 1]'])
+class Recorder(Nobody):
+    """Who is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[News] = []
+
+    def tell(self, sandbox_id: str, changed: News, deadline: Deadline, *, parked: bool = False) -> None:
+        self.heard.append(changed)
+
+
+@pytest.mark.parametrize("driver", ["bridge", "null"])
+def test_a_join_tells_what_it_has_written(driver: str) -> None:
+    """All of it, as it is in the store: nobody has to read it there."""
+    with FakeWorld(("one",)) as world, world.host("one").controller(resident="off") as cnm:
+        context, recorder = cnm._calls.context, Recorder()
+        endpoint, box = cnm.create_network("red", driver).create_endpoint("db"), cnm.create_sandbox("c1")
+        context.follower = recorder
+        endpoint.join(box)
+        (heard,) = recorder.heard
+        assert {keys.ENDPOINTS, keys.ATTACHMENTS} == {f"{key.partition('/')[0]}/" for key in heard}
+        assert heard == context.doors.local.get_many(heard, deadline=context.doors.clock.deadline(10.0))
+        endpoint.leave()
+        assert {None} == {*recorder.heard[-1].values()}
+
+
+def test_what_the_link_sends_is_what_the_resident_hears() -> None:
+    """Up to what a request may be long; of what is longer, the keys."""
+    short, long = Entry("endpoint/a/b", b'{"k":"v\\n"}', 7), Entry("endpoint/a/c", b"x" * limits.REQUEST_BYTES, 8)
+
+    def heard(*entries: Entry) -> News:
+        message = resident_link._told({one.key: one for one in entries}, parked=False)
+        assert len(message) <= limits.REQUEST_BYTES
+        return news_of(json.loads(message)["changed"])
+
+    assert {short.key: short} == heard(short)
+    assert {short.key: None, long.key: None} == heard(short, long)
+
+
+FORMS = [
+    "null",
+    "[7]",
+    "[7, 8]",
+    '["7", "{}"]',
+    '[true, "{}"]',
+    "{}",
+    "7",
+    '[7, "{}", 1]',
+    '[7, "\\ud800"]',
+    '[7, "é"]',
+]
+
+
+@pytest.mark.parametrize("written", FORMS)
 def test_what_is_told_in_another_form_is_read(written: str) -> None:
-    """By whomever, and whatever it is: the resident goes on serving."""
+    """By whomever, and whatever it is: the resident goes on serving. What no store has is not asked for."""
+    assert {} == news_of({"endpoint/é": None, "": None, "/a": None})
     told = json.loads(f'{{"a": [7, "{{}}"], "b": {written}}}')
     assert {"a": Entry("a", b"{}", 7), "b": None} == news_of(told)
+
+
+@pytest.mark.parametrize("line", [b"", b"[", b"[" * limits.REQUEST_BYTES, b"[1]", b"\xff", b'"told"'])
+def test_what_is_no_request_is_an_empty_one(line: bytes) -> None:
+    """However deep it is nested."""
+    assert {} == request_of(line)

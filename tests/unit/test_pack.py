@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import sys
 from typing import Any
 
 import pytest
@@ -225,6 +226,21 @@ def test_a_link_is_read_as_pyroute2_wrote_it(name: str, mac: str, mtu: int, inde
     link = unpack.link(body)
     read = (link.index, link.name, link.up, link.loopback, link.kind, link.mac, link.mtu, link.group, link.alias)
     assert expected == (*read, link.automatic, link.master, link.link, link.nsid)
+    assert 7 == unpack.first_u32(body, pack.IFLA_LINK, unpack.LINK_OCTETS)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.binary(min_size=4, max_size=9)), max_size=9), st.integers(1, 9))
+def test_one_number_is_found_among_others(attributes: list[tuple[int, bytes]], wanted: int) -> None:
+    """The first of that type, whatever stands before it; None where there is none."""
+    body = b"head" + b"".join(pack.attribute(kind, value) for kind, value in attributes)
+    first = next((value[:4] for kind, value in attributes if kind == wanted), None)
+    assert (None if first is None else int.from_bytes(first, sys.byteorder)) == unpack.first_u32(body, wanted, 4)
+
+
+@given(st.binary(max_size=64), st.integers(0, 9))
+def test_no_octets_make_that_endless(body: bytes, start: int) -> None:
+    """An attribute that says it has no length is passed over, too."""
+    unpack.first_u32(bytes(start) + body, 9, start)
 
 
 @given(ADDRESSES, INDEXES, st.integers(256, 2**32 - 1), st.integers(1, 2**32 - 1))

@@ -8,6 +8,7 @@ ip-netns(8) on /sys.
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
@@ -55,9 +56,12 @@ def _own_mounts(files: Mapping[str, str]) -> None:
     syscalls.unshare(syscalls.CLONE_NEWNS)  # and with it the thread's own root and working directory
     syscalls.mount(None, "/", None, syscalls.MS_SLAVE | syscalls.MS_REC)
     for there, here in files.items():
-        # One of the two may not be there, or go at this moment with its sandbox: no reason for "no such program".
-        with suppress(FileNotFoundError):
+        try:
             syscalls.mount(here, there, None, syscalls.MS_BIND)
+        except OSError as error:
+            # One of the two may not be there, or go at this moment with its sandbox: no reason for "no such program".
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
 
 
 def _own_sysfs() -> None:
