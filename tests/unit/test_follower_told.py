@@ -83,6 +83,10 @@ class Recorder(Nobody):
 
     def __init__(self) -> None:
         self.heard: list[News] = []
+        self.foretold: list[set[str]] = []
+
+    def foretell(self, sandbox_id: str, changed: News) -> None:
+        self.foretold.append({*changed})
 
     def tell(self, sandbox_id: str, changed: News, deadline: Deadline, *, parked: bool = False) -> None:
         self.heard.append(changed)
@@ -97,6 +101,7 @@ def test_a_join_tells_what_it_has_written(driver: str) -> None:
         context.follower = recorder
         endpoint.join(box)
         (heard,) = recorder.heard
+        assert [{*heard}] == recorder.foretold  # so that it is quick when it is told
         assert {keys.ENDPOINTS, keys.ATTACHMENTS} == {f"{key.partition('/')[0]}/" for key in heard}
         assert heard == context.doors.local.get_many(heard, deadline=context.doors.clock.deadline(10.0))
         endpoint.leave()
