@@ -293,14 +293,14 @@ def _commit(context: Context, work: _Join, deadline: Deadline) -> tuple[Endpoint
     cleared = ended(context, place.operation, "join", deadline)
     if work.presence is not None:
         cleared += put(keys.presence(work.presence.network_id), attrs.evolve(work.presence, ready=True))
-    theirs = work.stored.replace(ready)
+    here = work.stored.replace(ready)
+    if work.repository is not context.local:
+        work.repository.commit(here, deadline)
+        here = ledger.line(work.network.record, ready)
+    here += cleared
     # Not synced to disk: an attachment does not outlive the boot, and a crash of this process loses no commit.
-    if work.repository is context.local:
-        cleared = theirs + cleared
-    else:
-        work.repository.commit(theirs, deadline)
-        cleared += ledger.line(work.network.record, ready)
-    return ready, written(cleared, context.local.commit(cleared, deadline, durable=False), work.news)
+    committed = context.local.commit(here, deadline, durable=False)
+    return ready, written(here, committed, work.news)
 
 
 def _undo(context: Context, work: _Join, *, made: bool) -> None:

@@ -110,10 +110,10 @@ class Transaction:
         written = [write.key for write in self.writes]
         if len(set(written)) != len(written):
             raise Invalid("transaction", written, "writes a key twice")
-        size = sum([len(w.key) + len(w.value) for w in self.writes if isinstance(w, Put)])
+        size = sum(len(w.key) + len(w.value) for w in self.writes if isinstance(w, Put))
         if size > limits.TRANSACTION_BYTES:
             raise Invalid("transaction", size, f"bytes are more than {limits.TRANSACTION_BYTES}")
-        for key in {*written, *[compare.key for compare in self.compares]}:
+        for key in {*written, *(compare.key for compare in self.compares)}:
             check_key(key)
 
 

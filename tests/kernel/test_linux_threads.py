@@ -247,7 +247,9 @@ def test_a_child_sees_its_files_and_its_links(kernel: LinuxKernel, tmp_path: Pat
     hosts.write_text("10.9.0.2 web\n")
     before = Path("/etc/hosts").read_text(encoding="utf-8")
     gone = str(tmp_path / "gone" / "hosts")  # with its folder, as a deleted sandbox's is
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     files = {"/etc/hosts": str(hosts), "/nonexistent": str(hosts), "/etc/passwd": "/nonexistent", "/etc/group": gone}
+    files |= {"/etc/hosts/x": str(hosts), "/etc/shells": f"{hosts}/x", "/etc/fstab": str(tmp_path / "loop")}
     child = kernel.spawn(
         ["sh", "-c", "cat /etc/hosts; ls /sys/class/net"], "s2", files=files, options={"stdout": subprocess.PIPE}
     )

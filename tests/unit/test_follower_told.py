@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import ClassVar
 
 import attrs
 import pytest
 
+from libcnm.contracts.driver import Capabilities, Driver
 from libcnm.controller import resident_link
 from libcnm.controller.context import News, Nobody
 from libcnm.controller.controller import Controller
 from libcnm.controller.follower import Follower
+from libcnm.controller.registry import Registry
 from libcnm.controller.resident import news_of, request_of
 from libcnm.kv.base import Delete, Entry, Transaction
 from libcnm.model import keys, limits
@@ -106,6 +109,27 @@ def test_a_join_tells_what_it_has_written(driver: str) -> None:
         assert heard == context.doors.local.get_many(heard, deadline=context.doors.clock.deadline(10.0))
         endpoint.leave()
         assert {None} == {*recorder.heard[-1].values()}
+
+
+class OnDemand(Driver):
+    """Networks that are here while something is attached to them, and nothing in the kernel."""
+
+    name: ClassVar[str] = "on-demand"
+    capabilities: ClassVar[Capabilities] = Capabilities(presence="attached", addresses=False, gateway=False)
+
+
+def test_a_presence_that_nobody_has_told_yet_is_read() -> None:
+    """The join that brought the network here may have died before it told: so the next one names it, too."""
+    registry = Registry({OnDemand.name: OnDemand()})
+    with FakeWorld(("one",)) as world, world.host("one").controller(resident="off", registry=registry) as cnm:
+        context, recorder = cnm._calls.context, Recorder()
+        network, context.follower = cnm.create_network("red", OnDemand.name), recorder
+        for number in range(2):
+            network.create_endpoint(f"e{number}").join(cnm.create_sandbox(f"c{number}"))
+        presence = keys.presence(network.id)
+        first, second = recorder.heard
+        assert first == context.doors.local.get_many(first, deadline=context.doors.clock.deadline(10.0))
+        assert (True, None) == (presence in first, second[presence])
 
 
 def test_what_the_link_sends_is_what_the_resident_hears() -> None:
